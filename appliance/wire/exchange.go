@@ -19,9 +19,6 @@ import (
 // A Field is one header or trailer field. Names compare without regard to case.
 type Field struct{ Name, Value string }
 
-// Header is a list of fields in the order received. Its strings are valid until the call ends.
-type Header []Field
-
 // A Head is what a request says before its body: what was received, without hop-by-hop
 // fields, the framing fields, Host and Expect, and without fields whose name holds a character
 // outside letters, digits and "-".
@@ -88,7 +85,7 @@ type Handler interface {
 // A Refuser answers for requests that the engine refuses by itself, so that those answers
 // have the same form, id and record as all others. x has a Head as far as it was read.
 type Refuser interface {
-	// Refuse is called with the status (400, 408, 413, 414, 431, 501, 505) and the reason for
-	// the log; the engine closes the connection afterwards.
+	// Refuse is called with the status (400, 408, 414, 431, 501, 503, 505) and the reason for
+	// the log; the engine closes the connection afterwards. Header fields and body are absent.
 	Refuse(x Exchange, status int, reason string)
 }

@@ -1,0 +1,54 @@
+package wire
+
+// Header is a list of fields in the order received. Its strings are valid until the call ends.
+type Header []Field
+
+// Value returns the first value of a field, "" when it is absent. Names compare without
+// regard to case (ASCII).
+func (h Header) Value(name string) string {
+	for i := range h {
+		if sameName(h[i].Name, name) {
+			return h[i].Value
+		}
+	}
+	return ""
+}
+
+// Has reports whether a field is present.
+func (h Header) Has(name string) bool {
+	for i := range h {
+		if sameName(h[i].Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Values yields each value of a field in order.
+func (h Header) Values(name string, yield func(string) bool) {
+	for i := range h {
+		if sameName(h[i].Name, name) && !yield(h[i].Value) {
+			return
+		}
+	}
+}
+
+// sameName compares two field names without regard to ASCII case.
+func sameName(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := 0; i < len(a); i++ {
+		if x, y := a[i], b[i]; x != y && lower(x) != lower(y) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if c-'A' < 26 {
+		return c | 0x20
+	}
+	return c
+}
