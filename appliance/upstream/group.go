@@ -1,0 +1,252 @@
+// Package upstream sends calls to backends: it picks a target, tries again where that is
+// safe, keeps away from targets that fail, and checks their health. The gateway above
+// sees one call and one answer.
+//
+// What is known of a target (its breaker, its failures, its open connections) belongs to
+// its URL and outlives the edition of a bundle: [New] takes it over from the pool before.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"tidegate/appliance/wire"
+	"tidegate/policy"
+)
+
+// DefaultTimeout is the time until an answer's header where a group names none.
+const DefaultTimeout = 60 * time.Second
+
+// replayBytes bounds the body that is kept for another try.
+const replayBytes = 64 << 10
+
+// A Group is one group of equal or ordered targets. It is safe for use by several goroutines.
+type Group struct {
+	name    string
+	spec    *policy.Endpoints
+	timeout time.Duration
+	targets []*target
+	order   []int // round robin with weights: indexes into targets
+	turn    atomic.Uint32
+	auth    authorizer
+	budget  *budget
+}
+
+// A Call is what [Group.Do] needs to know besides the request.
+type Call struct {
+	Suffix string // raw path below the base path, begins with "/" or is empty
+	Query  string // the call's query, without "?"
+	Host   string // Host to send; "": the group's or the target's
+	Safe   bool   // the method may be repeated (RFC 9110 §9.2.2)
+}
+
+// A Result says how a call went, for its event.
+type Result struct {
+	Target  string        // URL used last, without credentials
+	Retries int           // tries after the first
+	Backend time.Duration // until the answer's header, over all tries
+}
+
+// Name returns the name of the group, as in overrides.
+func (g *Group) Name() string { return g.name }
+
+// Do sends req to a target of g and returns the answer, whose body the caller closes.
+// Do sets Base, Path, Query and Host of req, and Timeout where it is zero.
+// Errors are [ErrTimeout], [*NoneError] and [ErrBroken], or the context's.
+func (g *Group) Do(ctx context.Context, req *wire.Request, call Call) (*wire.Response, Result, error) {
+	var res Result
+	if g.spec.Overall > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, g.spec.Overall)
+		defer cancel()
+	}
+	start := time.Now()
+	resp, err := g.do(ctx, req, call, &res)
+	res.Backend = time.Since(start)
+	return resp, res, err
+}
+
+func (g *Group) do(ctx context.Context, req *wire.Request, call Call, res *Result) (*wire.Response, error) {
+	if req.Timeout == 0 {
+		req.Timeout = g.timeout
+	}
+	body := keep(req, call.Safe && g.repeats())
+	p := newPlan(g)
+	g.budget.deposit()
+	var last error
+	for {
+		t := p.pick()
+		if t == nil && last != nil {
+			return nil, last
+		}
+		if t == nil {
+			return nil, &NoneError{After: g.soonest()}
+		}
+		res.Target = t.display
+		resp, err := t.do(ctx, req, call, g.auth)
+		if err == nil && !g.bad(resp.Status) {
+			return resp, nil
+		}
+		last = classify(ctx, err)
+		if may := (call.Safe || neverSent(err)) && body.rewind(req); !may || !p.again(ctx, resp) {
+			return resp, last
+		}
+		if resp != nil {
+			resp.Body.Close()
+		}
+		res.Retries++
+	}
+}
+
+// repeats reports whether a call may be tried more than once.
+func (g *Group) repeats() bool { return len(g.targets) > 1 || g.spec.Retry.Count > 0 }
+
+// bad reports whether an answer with this status is worth another try.
+func (g *Group) bad(status int) bool {
+	return g.failsOver(status) || slices.Contains(g.spec.Retry.Statuses, uint16(status))
+}
+
+// failsOver reports whether the next target of a failover group is asked after status.
+func (g *Group) failsOver(status int) bool {
+	return g.spec.Kind == policy.Failover && status >= http.StatusNotImplemented && status <= http.StatusGatewayTimeout
+}
+
+// soonest returns after how long a call without a target may try again.
+func (g *Group) soonest() time.Duration {
+	d := time.Second
+	if b := g.spec.Breaker; b != nil {
+		d = max(d, b.Reset)
+	}
+	if e := g.spec.Eject; e != nil && g.spec.Breaker == nil {
+		d = max(d, e.For)
+	}
+	return d
+}
+
+// A plan is the order in which one call tries targets: each target once, and that again
+// for each retry.
+type plan struct {
+	g       *Group
+	first   int
+	tried   [4]uint64 // bit per target; a group has at most 256
+	retries uint32
+	wait    time.Duration
+}
+
+func newPlan(g *Group) plan {
+	p := plan{g: g, retries: g.spec.Retry.Count, wait: g.spec.Retry.Interval}
+	if g.spec.Kind == policy.RoundRobin && len(g.order) > 1 {
+		p.first = int((g.turn.Add(1) - 1) % uint32(len(g.order)))
+	}
+	return p
+}
+
+// pick returns the next target that was not tried and takes calls, or nil.
+func (p *plan) pick() *target {
+	now := time.Now()
+	best := -1
+	for i := range p.g.order {
+		k := p.g.order[(p.first+i)%len(p.g.order)]
+		t := p.g.targets[k]
+		if p.tried[k/64]&(1<<(k%64)) != 0 || !t.open(now) {
+			continue
+		}
+		if p.g.spec.Kind != policy.LeastPending {
+			best = k
+			break
+		}
+		if best < 0 || t.load() < p.g.targets[best].load() {
+			best = k
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	p.tried[best/64] |= 1 << (best % 64)
+	return p.g.targets[best]
+}
+
+// again reports whether the call may be tried once more after an answer, or after an
+// error (resp is nil). It waits as long as the group's retries ask for.
+func (p *plan) again(ctx context.Context, resp *wire.Response) bool {
+	if resp == nil || p.g.failsOver(resp.Status) {
+		for _, k := range p.g.order {
+			if p.tried[k/64]&(1<<(k%64)) == 0 && p.g.targets[k].open(time.Now()) {
+				return ctx.Err() == nil
+			}
+		}
+	}
+	if p.retries == 0 || resp != nil && !slices.Contains(p.g.spec.Retry.Statuses, uint16(resp.Status)) || !p.g.budget.withdraw() {
+		return false
+	}
+	p.retries--
+	p.tried = [4]uint64{}
+	if !sleep(ctx, p.wait) {
+		return false
+	}
+	p.wait = grow(p.wait, p.g.spec.Retry)
+	return true
+}
+
+// grow returns the wait after d.
+func grow(d time.Duration, r policy.Retry) time.Duration {
+	if r.Factor > 1 {
+		d = time.Duration(float64(d) * r.Factor)
+	}
+	if r.MaxWait > 0 {
+		d = min(d, r.MaxWait)
+	}
+	return d
+}
+
+// sleep waits for d and reports whether ctx still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// classify turns the error of one try into the group's. It returns nil for nil.
+func classify(ctx context.Context, err error) error {
+	var none *NoneError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &none):
+		return err
+	case errors.Is(err, wire.ErrBusy):
+		return &NoneError{After: time.Second, Err: err}
+	case errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled):
+		return err
+	case clientFault(err):
+		return err
+	case isTimeout(err):
+		return &timeoutError{err}
+	default:
+		return &brokenError{err}
+	}
+}
+
+// clientFault reports whether err is the client's: its body could not be read.
+func clientFault(err error) bool {
+	_, ok := wire.BodyFault(err)
+	return ok
+}
+
+// neverSent reports whether no byte of the call has left for a backend.
+func neverSent(err error) bool {
+	var none *NoneError
+	return wire.NeverSent(err) || errors.As(err, &none)
+}
