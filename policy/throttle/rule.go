@@ -8,6 +8,8 @@ import (
 	"math"
 	"math/bits"
 	"time"
+
+	"tidegate/policy"
 )
 
 // MaxLimit is the largest number of units a rule may allow in one window (2^50: a
@@ -70,7 +72,7 @@ const (
 // is never changed.
 type Rule struct {
 	Name   string // of the plan; clients see it
-	Level  Level
+	Level  policy.Level
 	Kind   Kind
 	Limit  int64  // units per window; for Burst calls at once, for InFlight calls now
 	Window Window // none for InFlight; for Burst, Length is the time in which Limit calls refill

@@ -20,6 +20,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"tidegate/policy"
 )
 
 // MaxClaims is the largest number of claims one call may make.
@@ -32,38 +34,12 @@ type Instant struct {
 	Line  uint32        // the time line; a new one begins when the floor was lowered
 }
 
-// A Level says which of a call's limits a rule is. The order is the order in which a
-// call is judged: the first level without room names the refusal.
-type Level uint8
-
-// The levels. Block is decided by [Limiter.Blocked], before anything is counted.
-const (
-	None Level = iota
-	Block
-	API
-	Operation
-	Subscription
-	Unauthenticated
-	Application
-	Custom
-)
-
-var levelNames = [...]string{"none", "block", "api", "operation", "subscription", "unauthenticated", "application", "custom"}
-
-// String returns the word of l as events and status carry it, for example "subscription".
-func (l Level) String() string {
-	if int(l) < len(levelNames) {
-		return levelNames[l]
-	}
-	return fmt.Sprintf("level(%d)", uint8(l))
-}
-
 // A Key names one counter: a hash over a level and a subject, without any plan's name,
 // so that a count outlives a change of plan.
 type Key [16]byte
 
 // KeyOf returns the key of a subject at a level: the first 16 bytes of a SHA-256.
-func KeyOf(level Level, subject string) Key {
+func KeyOf(level policy.Level, subject string) Key {
 	var buf [256]byte
 	b := append(buf[:0], byte(level))
 	b = append(b, subject...)
@@ -87,14 +63,13 @@ func ParseKey(s string) (Key, error) {
 	}
 	word, subject, ok := strings.Cut(s, ":")
 	if ok && subject != "" {
-		for l, name := range levelNames {
-			if Level(l) >= API && name == word {
-				return KeyOf(Level(l), subject), nil
+		for l := policy.LevelAPI; l <= policy.LevelCustom; l++ {
+			if l.String() == word {
+				return KeyOf(l, subject), nil
 			}
 		}
 	}
-	return Key{}, fmt.Errorf("key %q: want 32 hexadecimal digits or level:subject with a level of %s",
-		s, strings.Join(levelNames[API:], ", "))
+	return Key{}, fmt.Errorf("key %q: want 32 hexadecimal digits or level:subject, as in subscription:2:/meters/1.2.0:1.2.0", s)
 }
 
 // A Claim asks for N units of a rule in the name of a key. Rules are compiled once per
@@ -108,8 +83,8 @@ type Claim struct {
 // A Verdict is the answer to the claims of one call. The numbers a client may see are
 // those of its own counters only; see [Rule.Shared].
 type Verdict struct {
-	Denied int   // index of the first claim without room; -1: admitted
-	Level  Level // level of the denied claim; None when admitted
+	Denied int          // index of the first claim without room; -1: admitted
+	Level  policy.Level // level of the denied claim; 0 when admitted
 
 	// Retry is the time until the last of the denied claims has room again; 0 when admitted.
 	Retry time.Duration
