@@ -78,30 +78,24 @@ func (t *Tx) Bucket(path ...string) *Bucket {
 		return b
 	}
 	t.enter()
-	defer b.leaveUnlessPanic(t)
+	b.bolt, b.err = t.find(path)
+	t.leave()
+	return b
+}
+
+func (t *Tx) find(path []string) (*bolt.Bucket, error) {
 	var at *bolt.Bucket
 	for i, name := range path {
 		next, err := t.step(at, name)
 		if err != nil {
-			b.err = fmt.Errorf("bucket %s: %w", strings.Join(path[:i+1], "/"), err)
-			return b
+			return nil, fmt.Errorf("bucket %s: %w", strings.Join(path[:i+1], "/"), err)
 		}
 		if next == nil {
-			return b
+			return nil, nil
 		}
 		at = next
 	}
-	b.bolt = at
-	return b
-}
-
-// leaveUnlessPanic is leave for a method with several returns: a deferred call runs during
-// a panic as well, and must leave the mark then.
-func (b *Bucket) leaveUnlessPanic(t *Tx) {
-	if p := recover(); p != nil {
-		panic(p)
-	}
-	t.leave()
+	return at, nil
 }
 
 func (t *Tx) step(at *bolt.Bucket, name string) (*bolt.Bucket, error) {
@@ -223,7 +217,7 @@ func (b *Bucket) Buckets(n int) ([]string, error) {
 	return names, nil
 }
 
-// Stats are the sizes of one bucket, those below it included.
+// BucketStats are the sizes of one bucket, those below it included.
 type BucketStats struct {
 	Keys  int
 	Bytes int64 // of keys and values in use on pages

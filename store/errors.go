@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 
-	bolterrors "go.etcd.io/bbolt/errors"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )
@@ -36,16 +34,17 @@ func fail(what string, err error) error {
 	if errors.As(err, &word) {
 		return err
 	}
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
-		return refusal.New(refusal.NoSpace, "%s: %w", what, ErrFull)
-	}
+	w := refusal.Store
 	switch durable.Classify(err) {
 	case durable.Full:
-		return refusal.New(refusal.NoSpace, "%s: %w", what, errors.Join(ErrFailed, err))
+		w = refusal.NoSpace
 	case durable.ReadOnly:
-		return refusal.New(refusal.StoreRO, "%s: %w", what, errors.Join(ErrFailed, err))
+		w = refusal.StoreRO
 	}
-	return refusal.New(refusal.Store, "%s: %w", what, errors.Join(ErrFailed, err))
+	if errors.Is(err, ErrFull) {
+		w = refusal.NoSpace
+	}
+	return refusal.New(w, "%s: %w", what, err)
 }
 
 func errReadOnly(path string) error {

@@ -159,7 +159,8 @@ func create(path string, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	err = b.Update(func(tx *bolt.Tx) error { return putSchema(&Tx{bolt: tx}, o.Schema) })
+	b.AllocSize = allocSize
+	err = b.Update(func(tx *bolt.Tx) error { return putSchema(&Tx{bolt: tx, writable: true}, o.Schema) })
 	if err = errors.Join(err, b.Close()); err == nil && o.Space == Reserved {
 		err = reserve(tmp, o.MaxBytes)
 	}
@@ -260,10 +261,11 @@ func (db *DB) Update(fn func(*Tx) error) error {
 		return nil
 	}
 	_ = tx.Rollback() //nolint:errcheck // for a hook that did not commit; else it is closed already
-	err = fail("commit "+filepath.Base(db.path), err)
-	if !errors.Is(err, ErrFull) {
-		db.failed.CompareAndSwap(nil, &failure{err})
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
+		return fail("commit "+filepath.Base(db.path), ErrFull)
 	}
+	err = fail("commit "+filepath.Base(db.path), errors.Join(ErrFailed, err))
+	db.failed.CompareAndSwap(nil, &failure{err})
 	return err
 }
 
@@ -396,12 +398,8 @@ func (db *DB) Stats() Stats {
 // Size returns the bytes of the file that hold something.
 func (db *DB) Size() int64 { return db.Stats().UsedBytes }
 
-// newEmpty returns a database that reads as empty and refuses writes with err.
-func newEmpty(path string, o Options, err error) *DB {
+// newEmpty returns a database that reads as empty and refuses writes.
+func newEmpty(path string, o Options) *DB {
 	o.Access = ReadOnly
-	db := &DB{path: path, o: o}
-	_ = err
-	return db
+	return &DB{path: path, o: o}
 }
-
-var _ = bolterrors.ErrMaxSizeReached

@@ -1,0 +1,532 @@
+package store_test
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tidegate/policy/refusal"
+	"tidegate/store"
+)
+
+const (
+	writerArg = "write-until-killed"
+	hangArg   = "hang"
+)
+
+func dirOptions(t *testing.T) store.DirOptions {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store.DirOptions{State: small(), Events: small(), Check: []string{exe, store.CheckArg}}
+}
+
+// start opens a data directory as a start of the device does.
+func start(t *testing.T, path string, o store.DirOptions) (*store.Dir, store.Report) {
+	t.Helper()
+	d, r, err := store.OpenDir(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d, r
+}
+
+func stop(t *testing.T, d *store.Dir) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mark writes a trust state of generation n, in the order of the design.
+func mark(t *testing.T, d *store.Dir, n uint64) {
+	t.Helper()
+	if err := d.State().Update(func(tx *store.Tx) error { return tx.SetGeneration(n) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Trust().Store([]byte("trust"), n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFirstStartAndTheNext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "data")
+	d, r := start(t, path, dirOptions(t))
+	if r.State.Found != store.Made || r.Mode != store.Normal || r.Starts != 1 || r.Refusal() != nil || len(r.Trouble) > 0 {
+		t.Errorf("first start: %+v", r)
+	}
+	put(t, d.State(), "k", "v")
+	if _, _, err := store.OpenDir(path, dirOptions(t)); !refusal.Is(err, refusal.Busy) || refusal.Hint(err) == "" {
+		t.Errorf("a second process: got %v, want E_BUSY with a hint", err)
+	}
+	stop(t, d)
+	d, r = start(t, path, dirOptions(t))
+	if r.State.Found != store.AsItLay || r.Starts != 2 || get(t, d.State(), "k") != "v" {
+		t.Errorf("second start: %+v", r)
+	}
+	if err := d.Healthy(); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, d)
+	if _, r = start(t, path, dirOptions(t)); r.Starts != 1 {
+		t.Errorf("after health: %d starts, want 1", r.Starts)
+	}
+}
+
+// Eleven starts that all crash: three as they are, then events.db goes, three later
+// state.db, and after nine nothing is written any more; a minute of health there gives the next
+// start one try.
+func TestCrashLoopLadder(t *testing.T) {
+	path := t.TempDir()
+	o := dirOptions(t)
+	run := func(healthy bool) (store.Report, store.FileReport) {
+		d, r := start(t, path, o)
+		ev, er, err := d.OpenEvents(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Mode() == store.Normal {
+			put(t, d.State(), "k", "v")
+			put(t, ev, "k", "v")
+		}
+		if healthy {
+			if err := d.Healthy(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ev.Close()
+		stop(t, d)
+		return r, er
+	}
+	for n := 1; n <= 11; n++ {
+		r, er := run(false)
+		wantState, wantEvents, wantMode := store.AsItLay, store.AsItLay, store.Normal
+		switch {
+		case n == 1:
+			wantState, wantEvents = store.Made, store.Made
+		case n == 4:
+			wantEvents = store.Replaced
+		case n == 7:
+			wantState = store.Replaced
+		case n >= 10:
+			wantMode = store.CrashReadOnly
+		}
+		if r.State.Found != wantState || er.Found != wantEvents || r.Mode != wantMode {
+			t.Errorf("start %d: state %v, events %v, mode %v; want %v, %v, %v", n, r.State.Found, er.Found, r.Mode, wantState, wantEvents, wantMode)
+		}
+		if n == 7 && r.State.Aside != "state.db.bad" {
+			t.Errorf("start 7: kept %q", r.State.Aside)
+		}
+		if n >= 10 && !refusal.Is(r.Refusal(), refusal.StoreRO) {
+			t.Errorf("start %d: refusal %v", n, r.Refusal())
+		}
+	}
+	if r, _ := run(true); r.Mode != store.CrashReadOnly {
+		t.Errorf("start 12: %v", r.Mode)
+	}
+	if r, _ := run(true); r.Mode != store.Normal || r.State.Found != store.AsItLay {
+		t.Errorf("after health in read-only mode: %v, %v", r.Mode, r.State)
+	}
+	if r, _ := run(false); r.Starts != 1 {
+		t.Errorf("after health: %d starts", r.Starts)
+	}
+}
+
+func TestATrialPaysForItsOwnStarts(t *testing.T) {
+	path := t.TempDir()
+	for range 3 {
+		d, _ := start(t, path, dirOptions(t))
+		if err := d.ChargeTrial(); err != nil {
+			t.Fatal(err)
+		}
+		stop(t, d)
+	}
+	if _, r := start(t, path, dirOptions(t)); r.Starts != 1 {
+		t.Errorf("%d starts are counted, want 1", r.Starts)
+	}
+}
+
+func TestReadOnlyModeWritesNothing(t *testing.T) {
+	path := t.TempDir()
+	d, _ := start(t, path, dirOptions(t))
+	put(t, d.State(), "k", "v")
+	stop(t, d)
+	if err := os.WriteFile(filepath.Join(path, "starts"), []byte("9\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := listing(t, path)
+	d, r := start(t, path, dirOptions(t))
+	if r.Mode != store.CrashReadOnly || get(t, d.State(), "k") != "v" {
+		t.Errorf("%+v, k = %q", r, get(t, d.State(), "k"))
+	}
+	ev, er, err := d.OpenEvents(t.Context())
+	if err != nil || er.Found != store.Unavailable {
+		t.Errorf("events: %v, %v", er, err)
+	}
+	for what, err := range map[string]error{"state": update(d.State(), "k", "w"), "events": update(ev, "k", "w"), "shadow": d.PutShadow([]byte("x"))} {
+		if !refusal.Is(err, refusal.StoreRO) {
+			t.Errorf("%s: got %v, want E_STORE_RO", what, err)
+		}
+	}
+	stop(t, d)
+	if after := listing(t, path); after != before {
+		t.Errorf("the directory changed from\n%s to\n%s", before, after)
+	}
+}
+
+func listing(t *testing.T, path string) string {
+	t.Helper()
+	var b strings.Builder
+	if err := filepath.Walk(path, func(p string, info os.FileInfo, err error) error {
+		if err == nil && !info.IsDir() {
+			fmt.Fprintln(&b, p, info.Size(), info.ModTime().UnixNano())
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestNewerFileIsLeftAlone(t *testing.T) {
+	path := t.TempDir()
+	o := dirOptions(t)
+	o.State.Schema = 3
+	d, _ := start(t, path, o)
+	put(t, d.State(), "k", "v3")
+	mark(t, d, 7)
+	stop(t, d)
+	o.State.Schema = 1
+	d, r := start(t, path, o)
+	if r.State.Found != store.Newer || r.State.Aside != "state.db.v3" || r.State.Found.Whole() || r.TrustLost || r.Rollback {
+		t.Errorf("%+v", r)
+	}
+	if get(t, d.State(), "k") != "" {
+		t.Error("the file is not fresh")
+	}
+	o.State.Schema = 3
+	if got := get(t, open(t, filepath.Join(path, "state.db.v3"), o.State), "k"); got != "v3" {
+		t.Errorf("the file of the newer program has %q", got)
+	}
+}
+
+// Every page of a small state.db is damaged in turn, in three ways. Whatever the damage,
+// the device starts; a file with damage in use is never opened as it lay; and what is read is never wrong.
+func TestDamageInEveryPage(t *testing.T) {
+	path := t.TempDir()
+	o := dirOptions(t)
+	o.State.MaxBytes = store.MinBytes * 4
+	d, _ := start(t, path, o)
+	for i := range 40 {
+		put(t, d.State(), fmt.Sprintf("key %02d", i), strings.Repeat(fmt.Sprintf("value %02d ", i), 20))
+	}
+	mark(t, d, 1)
+	mark(t, d, 2)
+	stop(t, d)
+	file := filepath.Join(path, store.StateFile)
+	sound, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot, err := os.ReadFile(filepath.Join(path, store.TrustSlots))
+	if err != nil {
+		t.Fatal(err)
+	}
+	damages := map[string]func(page []byte){
+		"zeros": func(p []byte) { clear(p) },
+		"bit": func(p []byte) {
+			for i := 0; i < len(p); i += 64 {
+				p[i+24%len(p)] ^= 0x10
+			}
+		},
+		"head": func(p []byte) { p[8] ^= 0xff },
+	}
+	found := map[store.Found]int{}
+	for page := 0; page*4096 < len(sound); page++ {
+		for name, damage := range damages {
+			b := append([]byte{}, sound...)
+			damage(b[page*4096 : page*4096+4096])
+			for _, err := range []error{
+				os.WriteFile(file, b, 0o600), os.WriteFile(filepath.Join(path, store.TrustSlots), slot, 0o600),
+				os.WriteFile(filepath.Join(path, "starts"), []byte("0"), 0o600),
+			} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			d, r, err := store.OpenDir(path, o)
+			if err != nil {
+				t.Fatalf("page %d, %s: no start: %v", page, name, err)
+			}
+			found[r.State.Found]++
+			if page < 2 && r.State.Found == store.AsItLay && name != "head" {
+				t.Errorf("page %d, %s: a meta page was damaged and nothing said", page, name)
+			}
+			err = d.State().View(func(tx *store.Tx) error {
+				n := 0
+				err := tx.Bucket("b").Each(func(k, v []byte) error {
+					n++
+					if want := strings.Repeat("value "+string(k[4:])+" ", 20); string(v) != want {
+						return fmt.Errorf("wrong data at %s", k)
+					}
+					return nil
+				})
+				if r.State.Found != store.Replaced && n != 40 {
+					return errors.Join(err, fmt.Errorf("%d keys of 40", n))
+				}
+				return err
+			})
+			if err != nil {
+				t.Errorf("page %d, %s, %v: %v", page, name, r.State, err)
+			}
+			if r.TrustLost {
+				t.Errorf("page %d, %s: the trust state is lost, though trust/state is whole", page, name)
+			}
+			put(t, d.State(), "new", "write")
+			stop(t, d)
+			if err := store.CheckFile(file); err != nil {
+				t.Errorf("page %d, %s, %v: after a write: %v", page, name, r.State, err)
+			}
+		}
+	}
+	t.Logf("found: %v", found)
+	if found[store.Replaced] == 0 || found[store.TurnedBack] == 0 || found[store.AsItLay] == 0 {
+		t.Errorf("the damage has no teeth: %v", found)
+	}
+}
+
+func TestEndedAndHangingChecksMeanDamage(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := t.TempDir()
+	o := dirOptions(t)
+	d, _ := start(t, path, o)
+	put(t, d.State(), "k", "v")
+	stop(t, d)
+	o.Check = []string{exe, "-test.run=NoSuchTest", "-no-such-flag"} // ends with 2, as a fault does
+	_, r := start(t, path, o)
+	if r.State.Found != store.Replaced || !strings.Contains(r.State.Detail, "ended with") {
+		t.Errorf("a check that ended: %v", r.State)
+	}
+}
+
+func TestBothCopiesLost(t *testing.T) {
+	path := t.TempDir()
+	o := dirOptions(t)
+	d, _ := start(t, path, o)
+	mark(t, d, 1)
+	stop(t, d)
+	for _, name := range []string{store.StateFile, store.TrustSlots} {
+		if err := os.WriteFile(filepath.Join(path, name), make([]byte, 8192), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, r := start(t, path, o)
+	if !r.TrustLost || !refusal.Is(r.Refusal(), refusal.State) {
+		t.Errorf("%+v", r)
+	}
+	put(t, d.State(), "k", "the device goes on")
+}
+
+func TestMissingStateOnADeviceThatHadOne(t *testing.T) {
+	path := t.TempDir()
+	d, _ := start(t, path, dirOptions(t))
+	mark(t, d, 1)
+	stop(t, d)
+	if err := os.Remove(filepath.Join(path, store.StateFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, r := start(t, path, dirOptions(t)); r.State.Found != store.Replaced || r.State.Found.Whole() || r.TrustLost {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestAnOlderDatabasePutBackIsSeen(t *testing.T) {
+	path := t.TempDir()
+	file := filepath.Join(path, store.StateFile)
+	d, _ := start(t, path, dirOptions(t))
+	mark(t, d, 1)
+	stop(t, d)
+	old, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, r := start(t, path, dirOptions(t))
+	if r.Rollback {
+		t.Error("an alarm without cause")
+	}
+	mark(t, d, 2)
+	stop(t, d)
+	if err := os.WriteFile(file, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, r := start(t, path, dirOptions(t)); !r.Rollback || !refusal.Is(r.Refusal(), refusal.StateRollback) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestOneBadFileIsKept(t *testing.T) {
+	path := t.TempDir()
+	o := dirOptions(t)
+	for i := range 2 {
+		d, _ := start(t, path, o)
+		stop(t, d)
+		if err := os.WriteFile(filepath.Join(path, store.StateFile), fmt.Appendf(nil, "damage %d", i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, r := start(t, path, o)
+		if r.State.Aside != "state.db.bad" {
+			t.Errorf("kept %q", r.State.Aside)
+		}
+		if b, err := os.ReadFile(filepath.Join(path, "state.db.bad")); err != nil || string(b) != fmt.Sprintf("damage %d", i) {
+			t.Errorf("state.db.bad has %q, %v", b, err)
+		}
+		stop(t, d)
+	}
+}
+
+func TestLeftoversAreSwept(t *testing.T) {
+	path := t.TempDir()
+	for _, name := range []string{"events.db.new", "shadow.0.tmp", "state.db.turned", "state.db.wide"} {
+		if err := os.WriteFile(filepath.Join(path, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, path, dirOptions(t))
+	if left := listing(t, path); strings.Contains(left, ".new") || strings.Contains(left, ".tmp") || strings.Contains(left, ".turned") || strings.Contains(left, ".wide") {
+		t.Errorf("left:\n%s", left)
+	}
+}
+
+func TestShadowsTakeTurns(t *testing.T) {
+	path := t.TempDir()
+	d, _ := start(t, path, dirOptions(t))
+	if _, err := d.Shadow(); !errors.Is(err, store.ErrNoShadow) {
+		t.Errorf("got %v, want ErrNoShadow", err)
+	}
+	for _, s := range []string{"one", "two", "three"} {
+		if err := d.PutShadow([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.PutShadow(make([]byte, store.ShadowBytes+1)); !refusal.Is(err, refusal.Limit) {
+		t.Errorf("too large: got %v, want E_LIMIT", err)
+	}
+	stop(t, d)
+	read := func() string {
+		d, _ := start(t, path, dirOptions(t))
+		defer stop(t, d)
+		b, err := d.Shadow()
+		if err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
+	if got := read(); got != "three" {
+		t.Errorf("got %q, want three", got)
+	}
+	if err := os.WriteFile(filepath.Join(path, "shadow.1"), []byte("damage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(); got != "two" {
+		t.Errorf("with the newest damaged: got %q, want two", got)
+	}
+}
+
+// writerMain is the child of the kill test: it writes 1, 2, 3 … and says each number when
+// Update has returned.
+func writerMain(path string) int {
+	exe, err := os.Executable()
+	if err != nil {
+		return 1
+	}
+	d, r, err := store.OpenDir(path, store.DirOptions{State: small(), Events: small(), Check: []string{exe, store.CheckArg}})
+	if err != nil || !r.State.Found.Whole() {
+		fmt.Println(err, r)
+		return 1
+	}
+	if err := d.Healthy(); err != nil { // a killed child is no crash loop
+		fmt.Println(err)
+		return 1
+	}
+	key := []byte("n")
+	for {
+		var n uint64
+		if err := d.State().Update(func(tx *store.Tx) error {
+			v, err := tx.Bucket("b").Get(key)
+			if v != nil {
+				n = binary.BigEndian.Uint64(v)
+			}
+			n++
+			return errors.Join(err, tx.Bucket("b").Put(key, binary.BigEndian.AppendUint64(nil, n)),
+				tx.Bucket("b").Put(binary.BigEndian.AppendUint64(nil, n%50), make([]byte, 500)))
+		}); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("done", n)
+	}
+}
+
+// A writer is killed at any moment, many times; no number it said is ever missing, and no
+// start finds damage.
+func TestKilledWriterLosesNothing(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := t.TempDir()
+	var said uint64
+	kills := 25
+	if testing.Short() {
+		kills = 5
+	}
+	for i := range kills {
+		cmd := exec.Command(exe, writerArg, path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for n := 0; lines.Scan(); n++ {
+			var got uint64
+			if _, err := fmt.Sscanf(lines.Text(), "done %d", &got); err != nil {
+				t.Fatalf("start %d: %s", i, lines.Text())
+			}
+			if got <= said {
+				t.Fatalf("start %d: number %d was said to be on disk, now it is %d", i, said, got)
+			}
+			said = got
+			if n == 3+i {
+				time.AfterFunc(time.Duration(i*137)*time.Microsecond, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended
+			}
+		}
+		_, _ = io.Copy(io.Discard, out)
+		_ = cmd.Wait() // killed
+	}
+	if said == 0 {
+		t.Fatal("nothing was written")
+	}
+	d, r := start(t, path, dirOptions(t))
+	if r.State.Found != store.AsItLay {
+		t.Errorf("%v", r.State)
+	}
+	_ = d
+	t.Logf("%d transactions over %d kills", said, kills)
+}
