@@ -19,6 +19,7 @@ import (
 
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
+	"tidegate/sync/trust"
 )
 
 // Word is the word in the magic of a bundle.
@@ -28,8 +29,7 @@ const Word = "tide-bundle"
 const (
 	MaxMetaset  = 2 << 20   // the item that holds all metadata
 	MaxManifest = 1 << 20   // the payload that is signed
-	MaxRoot     = 16 << 10  // one root, its signatures included
-	MaxRoots    = 32        // roots in one file
+		MaxRoots    = 32        // roots in one file
 	MaxFiles    = 4096      // files in one bundle
 	MaxPath     = 200       // length of the path of a file
 	ChunkBytes  = 1 << 20   // every chunk of a file but the last
@@ -40,26 +40,15 @@ const (
 
 // A Digest is a SHA-256. The digest of a bundle is that of its manifest payload: a
 // signature added later does not change it.
-type Digest [sha256.Size]byte
-
-// String returns d in 64 hex digits.
-func (d Digest) String() string { return hex.EncodeToString(d[:]) }
-
-// Short returns the first 12 hex digits of d, for messages.
-func (d Digest) Short() string { return hex.EncodeToString(d[:6]) }
-
-// IsZero reports whether d is all zeros, which stands for no bundle.
-func (d Digest) IsZero() bool { return d == Digest{} }
+type Digest = trust.Digest
 
 // ParseDigest reads 64 hex digits.
 func ParseDigest(s string) (Digest, error) {
-	var d Digest
 	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(d) {
-		return d, refusal.New(refusal.Format, "%q is not a digest of 64 hex digits", s)
+	if err != nil || len(b) != len(Digest{}) {
+		return Digest{}, refusal.New(refusal.Format, "%q is not a digest of 64 hex digits", s)
 	}
-	copy(d[:], b)
-	return d, nil
+	return Digest(b), nil
 }
 
 // A Head is the part of a bundle before its content. Its slices share memory.
@@ -126,8 +115,8 @@ func splitMetaset(b []byte) (*Head, error) {
 	}
 	for range roots {
 		root, _ := c.Raw()
-		if len(root) > MaxRoot {
-			return nil, refusal.New(refusal.Limit, "root of %d bytes, at most %d are allowed", len(root), MaxRoot)
+		if len(root) > trust.MaxRoot {
+			return nil, refusal.New(refusal.Limit, "root of %d bytes, at most %d are allowed", len(root), trust.MaxRoot)
 		}
 		h.Roots = append(h.Roots, root)
 	}

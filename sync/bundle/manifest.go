@@ -6,25 +6,19 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
+	"tidegate/sync/trust"
 )
 
 // A Manifest says everything that is signed about a bundle. Values of [ParseManifest]
 // keep all rules of the format.
 type Manifest struct {
-	Type    string   `cbor:"1,keyasint"` // "manifest"
-	Domain  [16]byte `cbor:"2,keyasint"` // trust domain
-	Epoch   uint64   `cbor:"3,keyasint"` // of the release role
-	Seq     uint64   `cbor:"4,keyasint"` // from 1, counted by the publisher
-	Issued  uint64   `cbor:"5,keyasint"` // seconds since 1970, UTC
-	Expires uint64   `cbor:"6,keyasint,omitempty"`
+	trust.Common // Epoch is that of the release role; Seq is counted by the publisher
 
 	Product    string            `cbor:"10,keyasint"`
 	Hardware   []string          `cbor:"11,keyasint"` // classes; "any" has to be written
-	Selectors  []Selector        `cbor:"12,keyasint"` // any one of them
+	Selectors  []trust.Selector  `cbor:"12,keyasint"` // any one of them
 	Name       string            `cbor:"13,keyasint"`
 	Version    string            `cbor:"14,keyasint"` // for people, at most 64 bytes
 	Base       *Base             `cbor:"15,keyasint,omitempty"`
@@ -32,30 +26,13 @@ type Manifest struct {
 	Total      uint64            `cbor:"17,keyasint"` // stored bytes of the distinct chunks
 	Recipients []Recipient       `cbor:"18,keyasint,omitempty"`
 	Probes     []Probe           `cbor:"19,keyasint,omitempty"`
-	Least      *Release          `cbor:"20,keyasint,omitempty"` // least version of tidegate
+	Least      *[3]uint64        `cbor:"20,keyasint,omitempty"` // least version of tidegate
 	Activation *Activation       `cbor:"21,keyasint,omitempty"`
 	Channel    string            `cbor:"22,keyasint"`
-	Extensions map[uint64][]byte `cbor:"99,keyasint,omitempty"` // never change a decision
 
 	digest Digest
 	chunks []Chunk
 	first  map[Digest]int // place of a digest in chunks
-}
-
-// A Release is a version of tidegate: major, minor, patch.
-type Release [3]uint64
-
-// String returns "1.2.3".
-func (r Release) String() string { return fmt.Sprintf("%d.%d.%d", r[0], r[1], r[2]) }
-
-// Less reports whether r is older than s.
-func (r Release) Less(s Release) bool {
-	for i := range r {
-		if r[i] != s[i] {
-			return r[i] < s[i]
-		}
-	}
-	return false
 }
 
 // A Base names the bundle that an overlay lies on.
@@ -242,77 +219,16 @@ func EncodeManifest(m *Manifest) ([]byte, error) {
 	return b, nil
 }
 
-// A SelectorKind says how a selector picks devices.
-type SelectorKind uint8
-
-// The kinds of selectors.
-const (
-	EveryDevice SelectorKind = 0
-	OneDevice   SelectorKind = 1
-	AllLabels   SelectorKind = 2
-)
-
-// A Selector picks devices.
-type Selector struct {
-	Kind   SelectorKind
-	Device [16]byte // OneDevice
-	Labels []string // AllLabels, ascending by their encoded bytes
-}
-
-// String returns the selector for people.
-func (s Selector) String() string {
-	switch s.Kind {
-	case OneDevice:
-		return fmt.Sprintf("device %x", s.Device)
-	case AllLabels:
-		return "labels " + strings.Join(s.Labels, ", ")
+// Offer returns what the decision about the bundle depends on.
+func (m *Manifest) Offer() trust.Offer {
+	o := trust.Offer{
+		Digest: m.digest, Domain: m.Domain,
+		Product: m.Product, Channel: m.Channel,
+		Epoch: m.Epoch, Seq: m.Seq, Issued: m.Issued, Expires: m.Expires,
+		Hardware: m.Hardware, Selectors: m.Selectors,
 	}
-	return "every device"
-}
-
-// MarshalCBOR implements the encoding [0], [1, device id] or [2, label, ...].
-func (s Selector) MarshalCBOR() ([]byte, error) {
-	switch s.Kind {
-	case OneDevice:
-		return canon.AppendBytes(canon.AppendUint(canon.AppendArray(nil, 2), 1), s.Device[:]), nil
-	case AllLabels:
-		b := canon.AppendUint(canon.AppendArray(nil, 1+len(s.Labels)), 2)
-		for _, l := range s.Labels {
-			b = canon.AppendText(b, l)
-		}
-		return b, nil
+	if m.Least != nil {
+		o.Least = *m.Least
 	}
-	return canon.AppendUint(canon.AppendArray(nil, 1), 0), nil
-}
-
-// UnmarshalCBOR implements the decoding of bytes that canon has checked.
-func (s *Selector) UnmarshalCBOR(b []byte) error {
-	c := canon.Walk(b)
-	n, ok := c.Array()
-	if !ok || n == 0 {
-		return &cbor.UnmarshalTypeError{StructFieldName: "12 (selectors)"}
-	}
-	kind, ok := c.Uint()
-	switch {
-	case ok && kind == 0 && n == 1:
-		*s = Selector{Kind: EveryDevice}
-		return nil
-	case ok && kind == 1 && n == 2:
-		if id, ok := c.Bytes(); ok && len(id) == len(s.Device) {
-			*s = Selector{Kind: OneDevice, Device: [16]byte(id)}
-			return nil
-		}
-	case ok && kind == 2 && n >= 2:
-		v := Selector{Kind: AllLabels}
-		for range n - 1 {
-			l, ok := c.Text()
-			if !ok {
-				return &cbor.UnmarshalTypeError{StructFieldName: "12 (selectors)"}
-			}
-			v.Labels = append(v.Labels, l)
-		}
-		*s = v
-		return nil
-	}
-	return &cbor.UnmarshalTypeError{StructFieldName: "12 (selectors)"}
+	return o
 }

@@ -8,6 +8,7 @@ import (
 
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
+	"tidegate/sync/trust"
 )
 
 // Bounds of the small things of a manifest.
@@ -34,7 +35,7 @@ func (m *Manifest) check() error {
 		field int
 		name  string
 	}{{10, m.Product}, {22, m.Channel}, {13, m.Name}} {
-		if !ValidName(f.name) {
+		if !trust.ValidName(f.name) {
 			return badField(f.field, "%q is not a name (a-z, 0-9, dot, underscore, hyphen; 1 to 64)", f.name)
 		}
 	}
@@ -59,11 +60,6 @@ func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
 func badField(n int, format string, args ...any) error {
 	return refusal.New(refusal.Format, "field %d: %s", n, fmt.Sprintf(format, args...))
-}
-
-// ValidName reports whether s is a name of the format: [a-z0-9._-]{1,64}.
-func ValidName(s string) bool {
-	return len(s) >= 1 && len(s) <= 64 && !strings.ContainsFunc(s, notNameRune)
 }
 
 func notNameRune(r rune) bool {
@@ -92,11 +88,6 @@ func (m *Manifest) checkTargets() error {
 		return badField(12, "%d selectors, want 1 to %d", len(m.Selectors), maxNames)
 	}
 	for i, s := range m.Selectors {
-		if s.Kind == AllLabels {
-			if err := checkNames(12, s.Labels); err != nil {
-				return err
-			}
-		}
 		if i > 0 && compareEncoded(m.Selectors[i-1], s) >= 0 {
 			return badField(12, "selectors do not ascend, or one stands twice")
 		}
@@ -110,7 +101,7 @@ func checkNames(field int, names []string) error {
 		return badField(field, "%d names, want 1 to %d", len(names), maxNames)
 	}
 	for i, n := range names {
-		if !ValidName(n) {
+		if !trust.ValidName(n) {
 			return badField(field, "%q is not a name", n)
 		}
 		if i > 0 && compareEncoded(names[i-1], n) >= 0 {

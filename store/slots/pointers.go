@@ -1,0 +1,66 @@
+package slots
+
+import (
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"tidegate/store"
+)
+
+// Pointers say which bundles matter. They are kept in the state database.
+type Pointers struct {
+	Good     Digest `cbor:"1,keyasint"` // confirmed; what serves, or what serves again if the trial fails
+	Older    Digest `cbor:"2,keyasint"` // confirmed before Good
+	Trial    Digest `cbor:"3,keyasint"` // serves on trial
+	Attempts uint8  `cbor:"4,keyasint"` // starts that the trial has left
+
+	// Active is what serves when no trial runs: Good, or Older after Good did not load or
+	// was not allowed any more.
+	Active Digest `cbor:"5,keyasint"`
+}
+
+// Serving returns the bundle that serves, zero for none.
+func (p Pointers) Serving() Digest {
+	if !p.Trial.IsZero() {
+		return p.Trial
+	}
+	return p.Active
+}
+
+// Pinned returns the bundles that may not be dropped without a decision.
+func (p Pointers) Pinned() []Digest {
+	var all []Digest
+	for _, d := range []Digest{p.Good, p.Older, p.Trial, p.Active} {
+		if !d.IsZero() {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+const pointersBucket = "slots"
+
+var pointersKey = []byte("pointers")
+
+// LoadPointers reads the pointers; zero before the first bundle.
+func LoadPointers(tx *store.Tx) (Pointers, error) {
+	var p Pointers
+	b, err := tx.Bucket(pointersBucket).Get(pointersKey)
+	if err != nil || b == nil {
+		return p, err
+	}
+	if err := cbor.Unmarshal(b, &p); err != nil {
+		return Pointers{}, fmt.Errorf("pointers: %w: %w", store.ErrCorrupt, err)
+	}
+	return p, nil
+}
+
+// Store writes the pointers in the caller's transaction.
+func (p Pointers) Store(tx *store.Tx) error {
+	b, err := cbor.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("pointers: %w", err)
+	}
+	return tx.Bucket(pointersBucket).Put(pointersKey, b)
+}
