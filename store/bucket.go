@@ -125,6 +125,15 @@ func (b *Bucket) Bucket(path ...string) *Bucket {
 	return b.tx.Bucket(append(append([]string{}, b.path...), path...)...)
 }
 
+// Appended says that keys of b are only added at its end, in order: pages are then filled, where
+// they are else left half empty for keys between. It returns b.
+func (b *Bucket) Appended() *Bucket {
+	if b.bolt != nil {
+		b.bolt.FillPercent = 0.95
+	}
+	return b
+}
+
 // Get returns a copy of the value of key: nil when it is absent, not nil when it is there
 // and empty. The error is [ErrCorrupt] when the checksum does not fit.
 func (b *Bucket) Get(key []byte) ([]byte, error) {

@@ -371,7 +371,7 @@ func TestRecreateReplacesInOneStep(t *testing.T) {
 	o := small()
 	o.Commit = faults.Commit
 	db := open(t, path, o)
-	for i := range 100 {
+	for i := range 200 {
 		put(t, db, fmt.Sprint(i), string(make([]byte, 2000)))
 	}
 	faults.At(1, storetest.Fails)

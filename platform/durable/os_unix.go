@@ -61,6 +61,6 @@ func SpaceAt(path string) (Space, error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return Space{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	size := int64(st.Bsize) //nolint:unconvert // the type differs between systems
+	size := int64(st.Bsize)                                                          //nolint:unconvert // the type differs between systems
 	return Space{Total: int64(st.Blocks) * size, Free: int64(st.Bavail) * size}, nil //nolint:unconvert // the same
 }
