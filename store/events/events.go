@@ -11,7 +11,6 @@
 package events
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
@@ -63,16 +62,14 @@ type Instant struct {
 	Stamp batch.Stamp
 }
 
-// Options of a queue. Zero values mean the default.
+// Options of a queue. Zero values mean the default. The cap is that of the file.
 type Options struct {
-	MaxBytes int64         // cap of the file: 16 MiB to 256 MiB; 64 MiB
 	Interval time.Duration // the longest time an event stays in memory; 30 s
 	Detail   Keep
 	Address  AddressForm
 	Extras   Extra
 	BootID   [16]byte       // of the kernel
 	Clock    func() Instant // nil: the system's clock, unproven
-	Failed   func(error)    // called once when the file fails for good; the owner reopens it and calls Attach. nil: only Status tells
 	Log      *slog.Logger   // nil: silent
 }
 
@@ -90,14 +87,12 @@ func After(b *Batch) Cursor { return Cursor{Class: b.Class, Epoch: b.Epoch, Seq:
 
 // Status is what the queue can tell of itself.
 type Status struct {
-	Classes [2]ClassStatus    // detail, roll-ups
-	Waiting int               // events in memory, not yet durable
-	Bytes   int64             // in the file, by our own count
-	Cap     int64             // above this the oldest are dropped
-	Lost    map[Reason]uint64 // calls lost and declared, or to be declared with the next flush; never reset
-	Losses  int               // loss records not yet acknowledged
-	Written uint64            // bytes of batches put since the start
-	Err     error             // why nothing is written; nil when all is well
+	Classes [2]ClassStatus // detail, roll-ups
+	Waiting int            // events in memory, not yet durable
+	Bytes   int64          // in the file, by our own count
+	Cap     int64          // above this the oldest are dropped
+	Losses  int            // loss records not yet acknowledged
+	Err     error          // why nothing is written; nil when all is well
 }
 
 // ClassStatus is the part of one class.
@@ -109,8 +104,6 @@ type ClassStatus struct {
 	Count  int    // batches in the file
 	Calls  uint64 // calls in them
 	Bytes  int64
-	Lost   uint64    // calls lost in this epoch
-	Oldest time.Time // start of the oldest batch; zero: none
+	Lost   map[Reason]uint64 // calls lost in this epoch, as far as their number is known
+	Oldest time.Time         // start of the oldest batch; zero: none
 }
-
-var _ = context.Background
