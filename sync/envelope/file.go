@@ -12,6 +12,9 @@ import (
 // roots come in files of more than one.
 const MaxFileMessages = 32
 
+// MaxRoot is the largest root, in bytes of its message.
+const MaxRoot = 16 << 10
+
 // FileWord returns the word in the magic of a file that holds messages of the kind.
 func (k Kind) FileWord() string { return "tide-" + string(k) }
 
@@ -31,9 +34,9 @@ func ReadFile(kind Kind, src io.Reader) ([][]byte, error) {
 	if err := r.Magic(kind.FileWord()); err != nil {
 		return nil, err
 	}
-	most := 1
+	most, longest := 1, uint64(MaxMessage)
 	if kind == Root {
-		most = MaxFileMessages
+		most, longest = MaxFileMessages, MaxRoot
 	}
 	var all [][]byte
 	for {
@@ -49,8 +52,8 @@ func ReadFile(kind Kind, src io.Reader) ([][]byte, error) {
 			return nil, refusal.New(refusal.Limit, "more than %d roots in a file", most)
 		case len(all) == most:
 			return nil, refusal.New(refusal.Trailing, "more bytes after the %s, at byte %d", kind, r.Offset())
-		case n > MaxMessage:
-			return nil, refusal.New(refusal.Limit, "%s of %d bytes, at most %d are allowed", kind, n, MaxMessage)
+		case n > longest:
+			return nil, refusal.New(refusal.Limit, "%s of %d bytes, at most %d are allowed", kind, n, longest)
 		}
 		var b bytes.Buffer
 		if _, err := io.Copy(&b, r); err != nil {

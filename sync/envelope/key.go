@@ -87,6 +87,7 @@ type Keys struct {
 	role      string
 	threshold int
 	keys      []PublicKey
+	ids       []KeyID // of keys, in their order
 	former    map[KeyID]string
 }
 
@@ -99,18 +100,20 @@ func NewKeys(role string, threshold int, keys ...PublicKey) (Keys, error) {
 	if len(keys) > MaxKeys {
 		return Keys{}, refusal.New(refusal.Root, "role %s has %d keys, at most %d are allowed", role, len(keys), MaxKeys)
 	}
+	ids := make([]KeyID, len(keys))
 	for i, k := range keys {
+		ids[i] = k.ID()
 		if err := k.Valid(); err != nil {
 			return Keys{}, refusal.New(refusal.Root, "role %s: %w", role, err)
 		}
 		if slices.Contains(keys[:i], k) {
-			return Keys{}, refusal.New(refusal.Root, "role %s has key %s twice", role, k.ID())
+			return Keys{}, refusal.New(refusal.Root, "role %s has key %s twice", role, ids[i])
 		}
 	}
 	if threshold < 1 || threshold > len(keys) {
 		return Keys{}, refusal.New(refusal.Root, "role %s: threshold %d with %d usable keys", role, threshold, len(keys))
 	}
-	return Keys{role: role, threshold: threshold, keys: slices.Clone(keys)}, nil
+	return Keys{role: role, threshold: threshold, keys: slices.Clone(keys), ids: ids}, nil
 }
 
 // WithFormer returns k with reasons why other keys do not count ("revoked in root
@@ -138,9 +141,9 @@ func (k Keys) Names(m *Message) bool {
 
 // find returns the key with the given id.
 func (k Keys) find(kid []byte) (PublicKey, bool) {
-	for _, key := range k.keys {
-		if id := key.ID(); bytes.Equal(id[:], kid) {
-			return key, true
+	for i := range k.ids {
+		if bytes.Equal(k.ids[i][:], kid) {
+			return k.keys[i], true
 		}
 	}
 	return PublicKey{}, false

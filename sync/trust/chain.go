@@ -39,7 +39,7 @@ func Pin(tideroot []byte, build uint64) (State, *Root, error) {
 	if own := m.Count(keys); !own.Met() {
 		return State{}, nil, refusal.New(refusal.RootChain, "root %d does not meet its own threshold: %s", r.Version, own)
 	}
-	s := State{build: build}
+	s := State{}.Built(build)
 	if build != 0 {
 		if err := s.plausible(r.Issued); err != nil {
 			return State{}, nil, err

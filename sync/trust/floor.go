@@ -9,15 +9,21 @@ import (
 	"tidegate/policy/refusal"
 )
 
-// A Contribution is one proof that a time has passed: who vouched for it and how late
-// it is now by that proof. Role 0 is the device itself: an operator at the console,
-// or a clock that the site vouches for.
-type Contribution struct {
+// A contribution is one proof that a time has passed: who vouched for it and how late
+// it is now by that proof. Role 0 is the device itself.
+type contribution struct {
 	_     struct{} `cbor:",toarray"`
 	Role  RoleNumber
-	Epoch uint64 // of the role when it signed
+	Epoch uint64 // of the role when it signed; of role 0: ownBuild or ownClock
 	Milli uint64 // milliseconds since 1970, powered-on time since included
 }
+
+// What the device itself knows of the time.
+const (
+	own      RoleNumber = 0
+	ownBuild            = 0 // the program was built then
+	ownClock            = 1 // an operator said so, or a clock that the site vouches for
+)
 
 // Floor is the latest time that has passed for sure.
 type Floor struct {
@@ -37,9 +43,9 @@ const (
 	maxAttested = 400 * 24 * 3600
 )
 
-// Floor returns the time floor: the highest of the build time and all contributions.
+// Floor returns the time floor, the highest contribution.
 func (s State) Floor() Floor {
-	f := Floor{Unix: s.build, Source: "build time of this program"}
+	f := Floor{Source: "nothing"}
 	for _, c := range s.lifts {
 		if t := c.Milli / 1000; t > f.Unix {
 			f = Floor{Unix: t, Source: c.source()}
@@ -48,9 +54,12 @@ func (s State) Floor() Floor {
 	return f
 }
 
-func (c Contribution) source() string {
+func (c contribution) source() string {
 	switch c.Role {
-	case 0:
+	case own:
+		if c.Epoch == ownBuild {
+			return "build time of this program"
+		}
 		return "set on this device"
 	case RoleRoot:
 		return "trust root"
@@ -60,6 +69,13 @@ func (c Contribution) source() string {
 		return "time attestation"
 	}
 	return "role " + c.Role.String()
+}
+
+// Built returns the state in the hands of a program that was built at the given time,
+// in seconds since 1970. It is no change: each start of the program repeats it.
+func (s State) Built(build uint64) State {
+	s.build = build
+	return s.liftMilli(own, ownBuild, saturatingMilli(build))
 }
 
 // Advance returns the state after the device was powered for d more, suspend
@@ -101,7 +117,7 @@ func (s State) Attest(epoch, milli uint64) (State, error) {
 
 // SetTime returns the state with a time that a person at the console, or a clock the
 // site vouches for, has set; milliseconds since 1970.
-func (s State) SetTime(milli uint64) State { return s.liftMilli(0, 0, milli).changed() }
+func (s State) SetTime(milli uint64) State { return s.liftMilli(own, ownClock, milli).changed() }
 
 // lift adds the signed time of an object, in seconds, unless the role has moved on to
 // another epoch.
@@ -109,10 +125,7 @@ func (s State) lift(role RoleNumber, epoch, issued uint64) State {
 	if s.root == nil || s.root.Roles[role].Epoch != epoch {
 		return s
 	}
-	if issued > math.MaxUint64/1000 {
-		issued = math.MaxUint64 / 1000
-	}
-	return s.liftMilli(role, epoch, issued*1000)
+	return s.liftMilli(role, epoch, saturatingMilli(issued))
 }
 
 // liftMilli keeps the highest contribution of each role and epoch: as all advance
@@ -125,8 +138,8 @@ func (s State) liftMilli(role RoleNumber, epoch, milli uint64) State {
 			return s
 		}
 	}
-	s.lifts = append(s.lifts, Contribution{Role: role, Epoch: epoch, Milli: milli})
-	slices.SortFunc(s.lifts, func(a, b Contribution) int {
+	s.lifts = append(s.lifts, contribution{Role: role, Epoch: epoch, Milli: milli})
+	slices.SortFunc(s.lifts, func(a, b contribution) int {
 		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Epoch, b.Epoch))
 	})
 	return s
@@ -134,8 +147,8 @@ func (s State) liftMilli(role RoleNumber, epoch, milli uint64) State {
 
 // drop takes away what roles have contributed under epochs that are over.
 func (s State) drop() State {
-	s.lifts = slices.DeleteFunc(slices.Clone(s.lifts), func(c Contribution) bool {
-		return c.Role != 0 && c.Epoch < s.epochs[c.Role]
+	s.lifts = slices.DeleteFunc(slices.Clone(s.lifts), func(c contribution) bool {
+		return c.Role != own && c.Epoch < s.epochs[c.Role]
 	})
 	return s
 }
@@ -159,6 +172,14 @@ func saturatingAdd(a, b uint64) uint64 {
 		return math.MaxUint64
 	}
 	return a + b
+}
+
+// saturatingMilli turns seconds into milliseconds.
+func saturatingMilli(seconds uint64) uint64 {
+	if seconds > math.MaxUint64/1000 {
+		return math.MaxUint64
+	}
+	return seconds * 1000
 }
 
 // utc writes a time for people.

@@ -194,6 +194,7 @@ const maxSeqJump = 1 << 20
 // Judge answers whether the offer is for device d, now. It compares in the order of
 // the table that it implements and refuses with the first word that fits:
 //
+//	trust domain          E_TRUST_DOMAIN
 //	product, channel      E_TARGET
 //	counters              E_ROLLBACK E_ROOT_CHAIN E_EQUIVOCATION E_REVOKED E_LIMIT
 //	issued, expires       E_TIME_JUMP E_EXPIRED
@@ -205,6 +206,9 @@ const maxSeqJump = 1 << 20
 func (s State) Judge(o Offer, d Device, at Moment) (Verdict, Warnings, error) {
 	if s.root == nil {
 		return Refused, nil, noRoot()
+	}
+	if o.Domain != s.root.Domain {
+		return Refused, nil, foreign(o.Domain, s.root.Domain)
 	}
 	if err := forProduct(o, d); err != nil {
 		return Refused, nil, err

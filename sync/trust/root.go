@@ -12,7 +12,7 @@ import (
 )
 
 // MaxRoot is the largest root, in bytes of its signed message.
-const MaxRoot = 16 << 10
+const MaxRoot = envelope.MaxRoot
 
 // A RoleNumber names a role.
 type RoleNumber uint64

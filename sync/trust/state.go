@@ -19,7 +19,7 @@ type State struct {
 	lines      []Line // confirmed, one per product and channel, ascending
 	trial      *Line
 	failed     []Failure // oldest first
-	lifts      []Contribution
+	lifts      []contribution
 	enrolment  []byte // the signed message
 
 	// Derived from the above.
@@ -267,7 +267,7 @@ type stored struct {
 	Lines      []Line         `cbor:"5,keyasint"`
 	Trial      []Line         `cbor:"6,keyasint"` // none or one
 	Failed     []Failure      `cbor:"7,keyasint"`
-	Lifts      []Contribution `cbor:"8,keyasint"`
+	Lifts      []contribution `cbor:"8,keyasint"`
 	Enrolment  []byte         `cbor:"9,keyasint"` // empty: not enrolled
 }
 
@@ -300,7 +300,7 @@ func Load(record []byte, roots [][]byte, build uint64) (State, error) {
 		return State{}, refusal.New(refusal.State, "trust state has format %d, this program reads 1", w.Format)
 	}
 	s := State{
-		generation: w.Generation, build: build, roots: slices.Clone(roots),
+		generation: w.Generation, roots: slices.Clone(roots),
 		lines: w.Lines, failed: w.Failed, lifts: w.Lifts, enrolment: w.Enrolment,
 	}
 	if len(w.Trial) == 1 {
@@ -325,7 +325,7 @@ func Load(record []byte, roots [][]byte, build uint64) (State, error) {
 		}
 		s.enrolled = e
 	}
-	return s, nil
+	return s.Built(build), nil
 }
 
 func unreadable(err error) error {
