@@ -241,10 +241,13 @@ func head(b []byte) (major byte, n uint64, size int, why string) {
 		n = n<<8 | uint64(x)
 	}
 	shortest := n >= 24
-	if width > 1 {
+	switch {
+	case major == majorSimple:
+		shortest = n >= 32 // RFC 8949 §3.3: below 32 the second byte does not exist
+	case width > 1:
 		shortest = n>>(width*4) != 0
 	}
-	if major != majorSimple && !shortest {
+	if !shortest {
 		return 0, 0, 0, fmt.Sprintf("%d is not in its shortest form", n)
 	}
 	return major, n, 1 + width, ""
