@@ -235,13 +235,18 @@ func malformed(format string, args ...any) error {
 	return refusal.New(refusal.Format, "cose: "+format, args...)
 }
 
-// toBeSigned returns the Sig_structure of RFC 9052 §4.4 for one signer.
+// toBeSigned returns what one signer signs of a message.
 func toBeSigned(kind Kind, signerHeader, payload []byte) []byte {
-	b := make([]byte, 0, len(payload)+len(signerHeader)+128)
+	return sigStructure(kind.protected(), signerHeader, kind.external(), payload)
+}
+
+// sigStructure returns the encoded Sig_structure of RFC 9052 §4.4.
+func sigStructure(body, signer, external, payload []byte) []byte {
+	b := make([]byte, 0, len(body)+len(signer)+len(external)+len(payload)+32)
 	b = canon.AppendArray(b, 5)
 	b = canon.AppendText(b, "Signature")
-	b = canon.AppendBytes(b, kind.protected())
-	b = canon.AppendBytes(b, signerHeader)
-	b = canon.AppendBytes(b, kind.external())
+	b = canon.AppendBytes(b, body)
+	b = canon.AppendBytes(b, signer)
+	b = canon.AppendBytes(b, external)
 	return canon.AppendBytes(b, payload)
 }
