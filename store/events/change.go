@@ -68,12 +68,9 @@ func (c *change) oldest(p place) (uint64, error) {
 	return number(names[0])
 }
 
-// put adds the parcels that are not in the file yet.
+// put adds parcels.
 func (c *change) put(parcels []*parcel, now time.Time) error {
 	for _, p := range parcels {
-		if p.number <= c.state.Parcel {
-			continue // a commit that seemed to fail had succeeded
-		}
 		for i, g := range p.gone {
 			if g.calls == 0 {
 				continue

@@ -123,9 +123,9 @@ func (l *Log) commitAll(ctx context.Context) error {
 			return err
 		}
 	}
-	replaced := false
+	most, replaced := maxTogether, false
 	for try := 0; ; {
-		some := l.next()
+		some := l.next(most)
 		if len(some) == 0 {
 			return nil
 		}
@@ -136,12 +136,17 @@ func (l *Log) commitAll(ctx context.Context) error {
 			continue
 		}
 		try++
+		most = 0 // one at a time, in case it is room that lacks
 		switch {
 		case try <= maxTries:
 			err = l.mend(ctx, err)
 		case !replaced:
 			replaced, try = true, 0
 			err = l.replace(l.known.Load())
+		case errors.Is(err, store.ErrFull): // in an empty file, and nothing was written
+			l.log.Error("events given up: the file is too small for them", "err", err)
+			l.forfeit(some[0])
+			err = nil
 		}
 		if err != nil {
 			return err

@@ -180,14 +180,15 @@ func (l *Log) trim() {
 	})
 }
 
-// next returns the parcels for one transaction, oldest first, and marks them as in doubt.
-func (l *Log) next() []*parcel {
+// next returns the oldest parcels, at least one and more up to a number of bytes, and marks
+// them as in doubt.
+func (l *Log) next(most int) []*parcel {
 	l.fill.Lock()
 	defer l.fill.Unlock()
 	var some []*parcel
 	bytes := 0
 	for _, p := range l.fill.waiting {
-		if bytes += p.bytes; len(some) > 0 && bytes > maxTogether {
+		if bytes += p.bytes; len(some) > 0 && bytes > most {
 			break
 		}
 		p.doubt = true
@@ -207,6 +208,20 @@ func (l *Log) done(number uint64) {
 	}
 	l.fill.waiting = append(w[:0], w[n:]...)
 	clear(w[len(w)-n:])
+}
+
+// forfeit gives up a parcel that no file can hold. It is known not to be on disk.
+func (l *Log) forfeit(p *parcel) {
+	l.done(p.number)
+	l.fill.Lock()
+	defer l.fill.Unlock()
+	for i, g := range p.gone {
+		l.fill.gone[i].add(g.calls, g.first, g.last)
+	}
+	for i := range p.batches {
+		b := &p.batches[i]
+		l.fill.gone[at(b.Class)].add(b.Calls, b.Start.Unix, b.Start.Unix.Add(b.Span))
+	}
 }
 
 // A place is the index of a class.

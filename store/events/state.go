@@ -79,7 +79,11 @@ func (s *state) copy() *state {
 	return &c
 }
 
-func (s *state) bytes() int64 { return int64(s.Classes[detail].Bytes + s.Classes[rollUps].Bytes) }
+// bytes is what batches and loss records take of the file.
+func (s *state) bytes() int64 {
+	const lossBytes = 160
+	return int64(s.Classes[detail].Bytes + s.Classes[rollUps].Bytes + s.Losses*lossBytes)
+}
 
 func (c *classState) lost() (n uint64) {
 	for _, v := range c.Lost {
