@@ -11,7 +11,7 @@ import (
 	"tidegate/store/events/batch"
 )
 
-// Mix returns n calls as a plant's gateway sees them, 100 a second from start: four APIs
+// Mix returns n calls as a plant's gateway sees them, 100 a second from start, none at the same microsecond: four APIs
 // of ten operations, twelve applications, 200 users, one call in twenty refused or failed.
 // The same seed gives the same calls.
 func Mix(n int, start time.Time, seed uint64) []batch.Event {
@@ -19,7 +19,7 @@ func Mix(n int, start time.Time, seed uint64) []batch.Event {
 	events := make([]batch.Event, n)
 	at := start
 	for i := range events {
-		at = at.Add(time.Duration(rnd.ExpFloat64() * float64(10*time.Millisecond))).Truncate(time.Microsecond)
+		at = at.Add(time.Duration(rnd.ExpFloat64() * float64(10*time.Millisecond))).Truncate(time.Microsecond).Add(time.Microsecond)
 		events[i] = one(rnd, at)
 	}
 	return events
