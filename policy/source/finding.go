@@ -77,6 +77,7 @@ func (f Finding) String() string {
 // A Report collects findings. The zero Report is empty and ready; it is for one goroutine.
 type Report struct {
 	findings []Finding
+	keys     map[string]bool // asked for by an Object
 }
 
 // Add adds a finding.
