@@ -17,7 +17,7 @@ type cell struct {
 	def uint64
 
 	used int64 // units taken in this window; Burst: arrival time in ns; InFlight: calls
-	resv int64 // units of this window that are durable
+	resv int64 // units of this window that are durable, for this key or as its allowance
 	aux  int64 // sliding windows: units of the window before
 	rule *throttle.Rule
 
@@ -134,14 +134,22 @@ func (l *Ledger) home(s *stripe, k *throttle.Key) int {
 
 // find returns the cell of a key under a definition and its position, or nil.
 func (l *Ledger) find(s *stripe, k *throttle.Key, def uint64) (*cell, uint32) {
+	home, p := l.look(s, k)
+	return l.follow(s, k, def, home, p)
+}
+
+// look begins a search: it returns where, and what the index holds there.
+func (l *Ledger) look(s *stripe, k *throttle.Key) (int32, uint32) {
 	if len(s.index) == 0 {
-		return nil, 0
+		return 0, 0
 	}
-	for i := l.home(s, k); ; {
-		p := s.index[i]
-		if p == 0 {
-			return nil, 0
-		}
+	i := l.home(s, k)
+	return int32(i), s.index[i]
+}
+
+// follow ends it.
+func (l *Ledger) follow(s *stripe, k *throttle.Key, def uint64, home int32, p uint32) (*cell, uint32) {
+	for i := int(home); p != 0; p = s.index[i] {
 		if c := s.at(p - 1); c.def == def && c.key == *k {
 			return c, p - 1
 		}
@@ -149,6 +157,7 @@ func (l *Ledger) find(s *stripe, k *throttle.Key, def uint64) (*cell, uint32) {
 			i = 0
 		}
 	}
+	return nil, 0
 }
 
 // each calls fn for every cell of a key, whatever its definition.

@@ -141,7 +141,7 @@ func Open(disk Disk, now throttle.Instant, o Options) (*Ledger, error) {
 	l.settled.Store(&done)
 	l.touches.Store(&map[touchKey]*touch{})
 	l.line.Store(now.Line)
-	l.floor.Store(now.Lower.Unix())
+	l.floor.Store(max(firstSecond, now.Lower.Unix()))
 	l.through.Store(noWindow)
 	l.governor.open(l.period)
 	if disk != nil {
@@ -155,8 +155,10 @@ func Open(disk Disk, now throttle.Instant, o Options) (*Ledger, error) {
 	return l, nil
 }
 
-// noWindow is before every window.
-const noWindow = -1 << 62
+const (
+	noWindow    = -1 << 62         // before every window
+	firstSecond = 400 * 24 * 3_600 // no window that holds it begins before 1970
+)
 
 // recover takes every durable unit as used (R3, R7).
 func (l *Ledger) recover(now throttle.Instant) error {
@@ -171,6 +173,7 @@ func (l *Ledger) recover(now throttle.Instant) error {
 		// The floor was lowered: the windows on disk are of another time line.
 		l.forget()
 		l.through.Store(l.floor.Load())
+		l.urge()
 		return nil
 	}
 	l.floor.Store(max(l.floor.Load(), m.Lower))

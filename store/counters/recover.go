@@ -95,11 +95,12 @@ func (l *Ledger) reline(now throttle.Instant) {
 		l.stripes[i].mu.Lock()
 	}
 	l.forget()
-	l.floor.Store(now.Lower.Unix())
-	l.through.Store(now.Lower.Unix())
+	sec := max(firstSecond, now.Lower.Unix())
+	l.floor.Store(sec)
+	l.through.Store(sec)
 	l.line.Store(now.Line)
 	for i := range l.stripes {
-		l.stripes[i].latest = moment{sec: now.Lower.Unix(), boot: now.Boot}
+		l.stripes[i].latest = moment{sec: sec, boot: now.Boot}
 		l.stripes[i].mu.Unlock()
 	}
 	l.urge()

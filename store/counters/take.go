@@ -98,7 +98,7 @@ func (l *Ledger) moment(now throttle.Instant) moment {
 		l.reline(now)
 	}
 	m := moment{sec: now.Lower.Unix(), frac: time.Duration(now.Lower.Nanosecond()), boot: now.Boot}
-	if f := l.floor.Load(); m.sec < f {
+	if f := l.floor.Load(); m.sec < f { // the floor is never below [firstSecond]
 		m.sec, m.frac = f, 0
 	}
 	return m
@@ -109,6 +109,7 @@ type held struct {
 	c    *cell
 	s    *stripe
 	pos  uint32
+	home int32
 	need int64 // units of this claim and of earlier ones on the same cell
 }
 
@@ -130,16 +131,29 @@ func (l *Ledger) try(m moment, claims []throttle.Claim, how manner, done *chan s
 		return v, true
 	}
 	var slots [throttle.MaxClaims]held
+	// Two short loops first: the processor then fetches all cells at once.
+	for i := range claims {
+		h := &slots[i]
+		h.s = &l.stripes[stripeOf(&claims[i].Key)]
+		h.home, h.pos = l.look(h.s, &claims[i].Key)
+	}
+	for i := range claims {
+		h := &slots[i]
+		h.c, h.pos = l.follow(h.s, &claims[i].Key, claims[i].Rule.Def(), h.home, h.pos)
+	}
 	for i := range claims {
 		cl := &claims[i]
 		r := cl.Rule
+		h := &slots[i]
 		if how != taking && r.Kind != throttle.Bytes {
+			h.c = nil
 			continue
 		}
-		h := &slots[i]
-		h.s = &l.stripes[stripeOf(&cl.Key)]
-		if h.c, h.pos = l.find(h.s, &cl.Key, r.Def()); h.c == nil {
-			h.c, h.pos = l.enter(h.s, r, &cl.Key, m, slots[:i])
+		if h.c == nil {
+			// An earlier claim may have made the cell, or room for it.
+			if h.c, h.pos = l.find(h.s, &cl.Key, r.Def()); h.c == nil {
+				h.c, h.pos = l.enter(h.s, r, &cl.Key, m, slots[:len(claims)])
+			}
 		}
 		if r.Windowed() && (m.sec >= h.c.end() || h.c.rule != r) {
 			l.refresh(h.c, r, m)
@@ -251,7 +265,10 @@ func (l *Ledger) judge(h *held, r *throttle.Rule, m moment, how manner, v *throt
 			return full
 		}
 	}
-	if l.disk == nil || !r.Durable() || units <= 0 || c.used+units <= l.bound(c, r) {
+	if c.used+units <= c.resv || l.disk == nil || units <= 0 || !r.Durable() {
+		return room
+	}
+	if l.endow(c, r); c.used+units <= c.resv {
 		return room
 	}
 	if how == settling && r.Tail == throttle.Finish {
@@ -270,14 +287,6 @@ func (l *Ledger) count0(c *cell, r *throttle.Rule, m moment) int64 {
 		return c.used
 	}
 	return r.Estimate(c.aux, c.used, m.into(int64(c.start)))
-}
-
-// bound returns how many units of the cell's window are durable.
-func (l *Ledger) bound(c *cell, r *throttle.Rule) int64 {
-	if c.flags&(owned|bare) != 0 {
-		return c.resv
-	}
-	return max(c.resv, l.allowed(c, r))
 }
 
 // closed reports whether nobody knows what a window was used for before the start.
@@ -337,8 +346,8 @@ func (l *Ledger) count(h *held, cl *throttle.Claim, m moment, v *throttle.Verdic
 		return
 	}
 	limit := l.limit(c, r)
-	if c.resv == 0 && c.flags&(owned|bare) == 0 {
-		if a := l.allowed(c, r); a < limit && a-c.used <= a/4 {
+	if c.flags&(owned|bare) == 0 {
+		if c.resv < limit && c.resv-c.used <= c.resv/4 {
 			l.queue(h.s, c, h.pos, 0) // soon it needs a record of its own
 		}
 		return

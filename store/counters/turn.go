@@ -38,6 +38,14 @@ func (l *Ledger) begin(s *stripe, c *cell, r *throttle.Rule, m moment) {
 			c.flags |= bare
 		}
 	})
+	l.endow(c, r)
+}
+
+// endow lets a cell without a record of its own live on the allowance, once it is durable.
+func (l *Ledger) endow(c *cell, r *throttle.Rule) {
+	if c.flags&(owned|bare) == 0 && l.disk != nil && r.Durable() {
+		c.resv = max(c.resv, l.allowed(c, r))
+	}
 }
 
 // assume takes as used what an earlier process may have admitted in a window without a
@@ -66,7 +74,8 @@ func (l *Ledger) refresh(c *cell, r *throttle.Rule, m moment) {
 	if c.rule != r {
 		if c.rule == nil || c.rule.Limit != r.Limit || c.rule.Level != r.Level {
 			if c.flags&owned == 0 {
-				c.flags |= bare // calls under two limits are never told apart without a record
+				c.flags |= bare // calls under two limits are not told apart without a record
+				c.resv = 0
 			}
 			if r.Durable() && l.disk != nil {
 				l.touchOf(r).see(r)
@@ -102,6 +111,7 @@ func (l *Ledger) refresh(c *cell, r *throttle.Rule, m moment) {
 		c.flags |= bare
 	}
 	l.assume(c, r, span)
+	l.endow(c, r)
 }
 
 // owed returns the bytes above the limit of earlier windows that count in the window
