@@ -71,7 +71,7 @@ type Request struct {
 	Upgrade  string // "websocket": asks for a 101
 	Trailers bool   // sends "TE: trailers"
 
-	Timeout time.Duration // from Do until the response's head is complete, without waiting for a connection and dialing; 0: none
+	Timeout time.Duration // from the request's last byte (HTTP/2: from Do) until the response's head is complete; 0: none
 	Stall   time.Duration // longest pause inside the response's body; 0: none
 }
 
@@ -85,15 +85,20 @@ type Response struct {
 	// Upgraded is the connection after a 101, else nil. What the backend sent early is read first.
 	Upgraded io.ReadWriteCloser
 
-	trailer func() Header
+	conn    *clientConn   // of our own engine
+	trailer func() Header // of net/http
+	pool    *buffers
 }
 
 // Trailer returns the trailer fields; it is complete after Body's EOF.
 func (r *Response) Trailer() Header {
-	if r.trailer == nil {
-		return nil
+	switch {
+	case r.conn != nil:
+		return r.conn.body.trailer
+	case r.trailer != nil:
+		return r.trailer()
 	}
-	return r.trailer()
+	return nil
 }
 
 // Do sends one request and reads the head of its response, in the caller's goroutine.

@@ -9,6 +9,15 @@ import (
 	"time"
 )
 
+// ClientField names the field in which trusted proxies tell the client's address.
+type ClientField uint8
+
+// The fields.
+const (
+	XForwardedFor ClientField = iota // X-Forwarded-For
+	Forwarded                        // Forwarded, RFC 7239
+)
+
 // Limits bound what one client can make the server hold. A zero field means its default.
 type Limits struct {
 	HeaderBytes  int           // request line and fields; default 16 KiB, beyond it 431
@@ -33,9 +42,12 @@ type Server struct {
 
 	// TLSConfig makes Serve speak TLS. Without NextProtos, h2 and http/1.1 are offered.
 	TLSConfig *tls.Config
-	// Trusted says which peers are proxies whose Forwarded, X-Forwarded-For and X-Request-Id
+	// Trusted says which peers are proxies whose X-Forwarded-For (or Forwarded) and X-Request-Id
 	// count; nil: none. [Ranges] makes one.
 	Trusted func(netip.Addr) bool
+	// ClientField is the field that the trusted proxies set. The other one is never read: a
+	// proxy passes on what it does not know.
+	ClientField ClientField
 	// Admit is asked before the Handler; false is answered 503 by the Refuser. nil: always true.
 	Admit func() bool
 	// ErrorLog gets what concerns no call: failed handshakes, accept errors, panics. nil: discarded.

@@ -1,0 +1,58 @@
+package wire
+
+import (
+	"sync"
+	"unsafe"
+)
+
+// Sizes of the pooled blocks: a head and a small body fit the small one; bodies are
+// copied through the large one.
+const (
+	smallBlock = 4 << 10
+	largeBlock = 32 << 10
+)
+
+// A block is a buffer that one call owns at a time.
+type block struct{ b []byte }
+
+// buffers lends blocks. What comes back is wiped, so that a block never carries one
+// client's bytes into another's call, even past a fault in the bookkeeping of lengths.
+type buffers struct{ small, large sync.Pool }
+
+// take returns a zeroed block of at least n bytes.
+func (p *buffers) take(n int) *block {
+	switch {
+	case n <= smallBlock:
+		if b, ok := p.small.Get().(*block); ok {
+			return b
+		}
+		return &block{make([]byte, smallBlock)}
+	case n <= largeBlock:
+		if b, ok := p.large.Get().(*block); ok {
+			return b
+		}
+		return &block{make([]byte, largeBlock)}
+	}
+	return &block{make([]byte, n)}
+}
+
+// give takes b back; nil is allowed. No slice or string of it may be used any more.
+func (p *buffers) give(b *block) {
+	if b == nil {
+		return
+	}
+	clear(b.b)
+	switch len(b.b) {
+	case smallBlock:
+		p.small.Put(b)
+	case largeBlock:
+		p.large.Put(b)
+	}
+}
+
+// text returns b's bytes as a string without copying. It changes when b does: callers keep it
+// only as long as they own b.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// bytesOf returns s's bytes without copying; they must not be changed.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }

@@ -1,0 +1,211 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// An h2client speaks HTTP/2 by net/http: over TLS, or with prior knowledge (h2c).
+type h2client struct {
+	c      *Client
+	t      *http.Transport
+	scheme string
+}
+
+func newH2Client(c *Client) *h2client {
+	t := c.target
+	var protocols http.Protocols
+	scheme := "http"
+	if t.TLS != nil {
+		scheme = "https"
+		protocols.SetHTTP2(true)
+		protocols.SetHTTP1(true)
+	} else {
+		protocols.SetUnencryptedHTTP2(true)
+	}
+	return &h2client{c, &http.Transport{
+		Proxy:                  nil, // the environment is never read
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialPlain(ctx) },
+		TLSClientConfig:        t.TLS,
+		TLSHandshakeTimeout:    t.DialTimeout,
+		DisableCompression:     true, // no Accept-Encoding of our own, nothing unpacked
+		Protocols:              &protocols,
+		MaxIdleConns:           t.MaxIdle,
+		MaxIdleConnsPerHost:    t.MaxIdle,
+		MaxConnsPerHost:        t.MaxActive,
+		IdleConnTimeout:        t.IdleTime,
+		MaxResponseHeaderBytes: int64(t.HeaderBytes),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerConnection: 1 << 20,
+			MaxReceiveBufferPerStream:     64 << 10,
+			WriteByteTimeout:              t.WriteStall,
+		},
+	}, scheme}
+}
+
+func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
+	if err := r.check(); err != nil {
+		return nil, &TryError{Stage: StageWrite, Err: err}
+	}
+	h.c.pool.mu.Lock()
+	closed := h.c.pool.closed
+	h.c.pool.mu.Unlock()
+	if closed {
+		return nil, &TryError{Stage: StageWait, Err: ErrClosed}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	up := &upload{r: r}
+	q := h.request(ctx, r, up)
+	stop := func() bool { return true }
+	if r.Timeout > 0 {
+		stop = time.AfterFunc(r.Timeout, func() { cancel(os.ErrDeadlineExceeded) }).Stop
+	}
+	resp, err := h.t.RoundTrip(q)
+	stop()
+	if err != nil {
+		cause := context.Cause(ctx)
+		cancel(nil)
+		return nil, up.fault(err, cause)
+	}
+	out := &Response{
+		Status: resp.StatusCode, Length: resp.ContentLength,
+		Body: &h2body{resp.Body, cancel, r.Stall, ctx},
+		pool: &h.c.pool.buffers,
+	}
+	for name, values := range resp.Header {
+		if hopByHop(bytesOf(name)) {
+			continue
+		}
+		for _, v := range values {
+			out.Header = append(out.Header, Field{name, v})
+		}
+	}
+	if resp.StatusCode == 204 || resp.StatusCode == 304 {
+		out.Length = max(out.Length, 0)
+	}
+	out.trailer = func() Header {
+		var t Header
+		for name, values := range resp.Trailer {
+			for _, v := range values {
+				t = append(t, Field{name, v})
+			}
+		}
+		return t
+	}
+	return out, nil
+}
+
+func (h *h2client) request(ctx context.Context, r *Request, up *upload) *http.Request {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { up.conn.Store(true); up.reused.Store(i.Reused) },
+	})
+	u := &url.URL{Scheme: h.scheme, Host: h.c.target.Addr, RawQuery: r.Query}
+	// Opaque is sent as it is; a path with "//" in front would be taken for an authority.
+	if raw := r.Base + r.Path; strings.HasPrefix(raw, "//") {
+		u.RawPath = raw
+		u.Path, _ = url.PathUnescape(raw)
+	} else if raw != "" {
+		u.Opaque = raw
+	} else {
+		u.Path = "/"
+	}
+	q := (&http.Request{Method: r.Method, URL: u, Host: r.Host, Header: make(http.Header, len(r.Header)+1)}).WithContext(ctx)
+	for _, f := range r.Header {
+		if f.Name != "" && !hopByHop(bytesOf(f.Name)) && !sameName(f.Name, "Host") {
+			name := http.CanonicalHeaderKey(oneLine(f.Name))
+			q.Header[name] = append(q.Header[name], oneLine(f.Value))
+		}
+	}
+	if q.Header["User-Agent"] == nil {
+		q.Header["User-Agent"] = nil // none of net/http's
+	}
+	if r.Trailers {
+		q.Header["Te"] = []string{"trailers"}
+	}
+	if r.Body != nil && r.Length != 0 {
+		q.Body, q.ContentLength = up, r.Length
+		if r.Trailer != nil {
+			q.Trailer = http.Header{}
+			up.trailer = q.Trailer
+		}
+	}
+	return q
+}
+
+// An upload is the body of a request; it remembers why it could not be read.
+type upload struct {
+	r            *Request
+	trailer      http.Header
+	conn, reused atomic.Bool
+	err          atomic.Pointer[error]
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.r.Body.Read(p)
+	switch {
+	case err == io.EOF && u.trailer != nil:
+		for _, f := range u.r.Trailer() {
+			if !noTrailer(bytesOf(f.Name)) {
+				u.trailer.Add(f.Name, f.Value)
+			}
+		}
+		u.trailer = nil
+	case err != nil && err != io.EOF:
+		u.err.Store(&err)
+	}
+	return n, err
+}
+
+func (u *upload) Close() error { return nil }
+
+// fault says what an error of RoundTrip means.
+func (u *upload) fault(err, cause error) error {
+	t := &TryError{Stage: StageResponse, Sent: u.conn.Load(), Reused: u.reused.Load(), Err: err}
+	if cause != nil {
+		t.Err = cause
+	}
+	if e := u.err.Load(); e != nil {
+		t.Stage, t.Err = StageBody, *e
+	}
+	if !t.Sent {
+		t.Stage = StageDial
+	}
+	return t
+}
+
+// An h2body ends its request's context with itself.
+type h2body struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+	stall  time.Duration
+	ctx    context.Context
+}
+
+func (b *h2body) Read(p []byte) (int, error) {
+	if b.stall > 0 {
+		t := time.AfterFunc(b.stall, func() { b.cancel(os.ErrDeadlineExceeded) })
+		defer t.Stop()
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		if c := context.Cause(b.ctx); c != nil && !errors.Is(err, c) {
+			err = c
+		}
+	}
+	return n, err
+}
+
+func (b *h2body) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}

@@ -1,0 +1,455 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// A clientConn is one HTTP/1.1 connection to a backend. It belongs to one call from get
+// to the Close of the response's body, and holds buffers only that long.
+type clientConn struct {
+	client *Client
+	nc     net.Conn
+	sock   socket
+	plain  bool      // what is readable is HTTP, not TLS
+	reused bool      // has served a call
+	since  time.Time // in the pool since
+
+	in    *block
+	n     int // bytes in it
+	out   *block
+	outN  int
+	vec   [2][]byte
+	bufs  net.Buffers
+	head  responseHead
+	body  body
+	resp  Response
+	keep  bool // fit for another call when the body has ended
+	sent  bool
+	until bool // a read deadline is set
+	stall time.Duration
+
+	ctx         context.Context
+	life        *lifeline
+	stop        func() bool
+	interrupted atomic.Bool
+}
+
+func newClientConn(c *Client, nc net.Conn) *clientConn {
+	cc := &clientConn{client: c, nc: nc}
+	raw := nc
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		raw = t.NetConn()
+	} else {
+		cc.plain = true
+	}
+	cc.sock.open(raw)
+	return cc
+}
+
+// fresh reports whether a kept connection may be used: it is young, still open, and
+// nobody has sent anything unasked.
+func (cc *clientConn) fresh(age time.Duration) bool {
+	return !cc.reused || time.Since(cc.since) <= age && !cc.sock.readable()
+}
+
+// interrupt ends what the connection waits for.
+func (cc *clientConn) interrupt() {
+	cc.interrupted.Store(true)
+	_ = cc.nc.SetDeadline(past)
+}
+
+func (c *Client) do(ctx context.Context, r *Request) (*Response, error) {
+	if c.h2 != nil {
+		return c.h2.do(ctx, r)
+	}
+	if err := r.check(); err != nil {
+		return nil, &TryError{Stage: StageWrite, Err: err}
+	}
+	cc, err := c.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !cc.attach(ctx) {
+		cc.drop()
+		return nil, &TryError{Stage: StageWait, Err: context.Cause(ctx)}
+	}
+	cc.sent, cc.keep, cc.stall = false, true, r.Stall
+	if err := cc.send(r); err != nil {
+		if !cc.answered(r, err) {
+			cc.drop()
+			return nil, err
+		}
+		return cc.respond(r)
+	}
+	if r.Timeout > 0 {
+		_ = cc.nc.SetReadDeadline(time.Now().Add(r.Timeout))
+		cc.until = true
+	} else if cc.until {
+		_ = cc.nc.SetReadDeadline(time.Time{})
+		cc.until = false
+	}
+	if err := cc.receive(r); err != nil {
+		err = cc.fault(StageResponse, err)
+		cc.drop()
+		return nil, err
+	}
+	return cc.respond(r)
+}
+
+// attach makes the end of ctx interrupt the connection. It reports false when the end
+// has come.
+func (cc *clientConn) attach(ctx context.Context) bool {
+	cc.ctx = ctx
+	if l, ok := ctx.(*lifeline); ok {
+		if l.hold(cc) {
+			cc.life = l
+			return true
+		}
+	}
+	if ctx.Done() == nil {
+		return true
+	}
+	if ctx.Err() != nil {
+		return false
+	}
+	cc.stop = context.AfterFunc(ctx, cc.interrupt)
+	return true
+}
+
+// detach undoes attach; after it ctx does not touch the connection.
+func (cc *clientConn) detach() {
+	if cc.life != nil {
+		cc.life.let(cc)
+		cc.life = nil
+	}
+	if cc.stop != nil {
+		if !cc.stop() {
+			cc.interrupted.Store(true) // runs now, perhaps: the connection is not kept
+		}
+		cc.stop = nil
+	}
+	cc.ctx = nil
+}
+
+// fault says what err, met at a stage, means.
+func (cc *clientConn) fault(stage Stage, err error) error {
+	if cc.interrupted.Load() {
+		if e := context.Cause(cc.ctx); e != nil {
+			err = e
+		}
+	}
+	return &TryError{Stage: stage, Sent: cc.sent, Reused: cc.reused, Got: cc.n > 0, Err: err}
+}
+
+// release gives back everything that belongs to the call.
+func (cc *clientConn) release() {
+	b := &cc.client.pool.buffers
+	cc.body.release()
+	b.give(cc.in)
+	b.give(cc.out)
+	cc.in, cc.out, cc.n, cc.outN = nil, nil, 0, 0
+	clear(cc.head.header)
+	cc.resp = Response{}
+}
+
+// drop ends the call and the connection.
+func (cc *clientConn) drop() {
+	cc.detach()
+	cc.release()
+	cc.nc.Close()
+	cc.client.free()
+}
+
+// receive reads response heads until the final one.
+func (cc *clientConn) receive(r *Request) error {
+	cc.in = cc.client.pool.buffers.take(smallBlock)
+	for interim := 0; ; interim++ {
+		end, err := cc.readHead()
+		if err != nil {
+			return err
+		}
+		if err := parseResponse(cc.in.b[:end], &cc.head); err != nil {
+			return err
+		}
+		h := &cc.head
+		if h.status >= 200 || h.status == 101 {
+			if h.status == 101 && (r.Upgrade == "" || !h.upgrade) {
+				return badResponse("101 that was not asked for")
+			}
+			how, length := h.end(r.Method)
+			cc.body.begin(cc, &cc.client.pool.buffers, cc.in.b, end, cc.n, how, length)
+			return nil
+		}
+		if interim == 8 {
+			return badResponse("too many interim responses")
+		}
+		cc.n = copy(cc.in.b, cc.in.b[end:cc.n])
+	}
+}
+
+func (cc *clientConn) readHead() (int, error) {
+	for from := 0; ; {
+		end, next, why := headEnd(cc.in.b[:cc.n], from)
+		if why != nil {
+			return 0, badResponse(why.reason)
+		}
+		if end > 0 {
+			return end, nil
+		}
+		from = next
+		if cc.n >= cc.client.target.HeaderBytes {
+			return 0, badResponse("head is too long")
+		}
+		if cc.n == len(cc.in.b) {
+			bigger := cc.client.pool.buffers.take(min(4*len(cc.in.b), cc.client.target.HeaderBytes))
+			copy(bigger.b, cc.in.b[:cc.n])
+			cc.client.pool.buffers.give(cc.in)
+			cc.in = bigger
+		}
+		n, err := cc.nc.Read(cc.in.b[cc.n:])
+		cc.n += n
+		if n == 0 {
+			if err == io.EOF && cc.n > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, err
+		}
+	}
+}
+
+// respond makes the Response of what receive has read.
+func (cc *clientConn) respond(r *Request) (*Response, error) {
+	h := &cc.head
+	cc.keep = cc.keep && !h.close && cc.body.end != endClose
+	cc.resp = Response{Status: h.status, Header: h.header, Body: (*responseBody)(cc), conn: cc}
+	switch {
+	case h.status == 101:
+		cc.keep = false
+		if cc.until {
+			_ = cc.nc.SetReadDeadline(time.Time{})
+			cc.until = false
+		}
+		early := append([]byte(nil), cc.body.area[cc.body.r:cc.body.w]...)
+		cc.resp.Upgraded = &upgraded{cc, early}
+	case cc.body.end == endNone:
+		// HEAD tells the length of what it does not send; 304 may.
+		if r.Method == "HEAD" && h.status != 204 || h.status == 304 {
+			cc.resp.Length = h.length
+		}
+		if h.status == 304 && h.length < 0 {
+			cc.resp.Length = 0
+		}
+		if cc.body.w > cc.body.r {
+			cc.keep = false // more than the answer: whose would it be?
+		}
+	default:
+		cc.resp.Length = h.length
+		if cc.stall == 0 && cc.until && (cc.body.end != endLength || cc.body.left > int64(cc.body.buffered())) {
+			_ = cc.nc.SetReadDeadline(time.Time{})
+			cc.until = false
+		}
+	}
+	return &cc.resp, nil
+}
+
+// fill reads body bytes for the body reader.
+func (cc *clientConn) fill(p []byte) (int, error) {
+	if cc.stall > 0 {
+		_ = cc.nc.SetReadDeadline(time.Now().Add(cc.stall))
+		cc.until = true
+	}
+	n, err := cc.nc.Read(p)
+	if n > 0 {
+		return n, nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	if cc.interrupted.Load() {
+		if e := context.Cause(cc.ctx); e != nil {
+			err = e
+		}
+	}
+	return 0, err
+}
+
+// A responseBody is the body of a connection's response.
+type responseBody clientConn
+
+func (b *responseBody) Read(p []byte) (int, error) { return b.body.Read(p) }
+
+// Close ends the call: the connection is kept if the body was read to its end or what is left of
+// it has already come.
+func (b *responseBody) Close() error {
+	cc := (*clientConn)(b)
+	for !cc.body.done() && cc.keep && cc.body.buffered() > 0 {
+		if _, err := cc.body.piece(largeBlock); err != nil {
+			break
+		}
+	}
+	keep := cc.keep && cc.body.done() && cc.body.buffered() == 0
+	cc.detach()
+	if !keep || cc.interrupted.Load() {
+		cc.drop()
+		return nil
+	}
+	cc.release()
+	cc.client.put(cc)
+	return nil
+}
+
+// upgraded is a connection after a 101.
+type upgraded struct {
+	cc    *clientConn
+	early []byte
+}
+
+func (u *upgraded) Read(p []byte) (int, error) {
+	if len(u.early) > 0 {
+		n := copy(p, u.early)
+		u.early = u.early[n:]
+		return n, nil
+	}
+	return u.cc.nc.Read(p)
+}
+
+func (u *upgraded) Write(p []byte) (int, error) { return u.cc.nc.Write(p) }
+
+// Close closes the connection; the response's body must be closed as well.
+func (u *upgraded) Close() error { return u.cc.nc.Close() }
+
+// The faults of a Request.
+var (
+	errBadMethod = errors.New("method is not a token")
+	errBadTarget = errors.New("target has a character that cannot be sent")
+	errBadHost   = errors.New("host has a character that cannot be sent")
+)
+
+// check refuses what would change the meaning of the request on the wire.
+func (r *Request) check() error {
+	if r.Method == "" || !all(bytesOf(r.Method), isToken) {
+		return errBadMethod
+	}
+	for _, s := range [...]string{r.Base, r.Path, r.Query} {
+		for i := 0; i < len(s); i++ {
+			if s[i] <= ' ' || s[i] == 0x7f {
+				return errBadTarget
+			}
+		}
+	}
+	for i := 0; i < len(r.Host); i++ {
+		if r.Host[i] <= ' ' || r.Host[i] == 0x7f {
+			return errBadHost
+		}
+	}
+	return nil
+}
+
+// send writes the request: the head with the beginning of the body in one system call.
+func (cc *clientConn) send(r *Request) error {
+	cc.out = cc.client.pool.buffers.take(smallBlock)
+	cc.puts(r.Method)
+	cc.puts(" ")
+	cc.puts(r.Base)
+	cc.puts(r.Path)
+	if r.Base == "" && r.Path == "" {
+		cc.puts("/")
+	}
+	if r.Query != "" {
+		cc.puts("?")
+		cc.puts(r.Query)
+	}
+	cc.puts(" HTTP/1.1\r\nHost: ")
+	if r.Host != "" {
+		cc.puts(r.Host)
+	} else {
+		cc.puts(cc.client.target.Addr)
+	}
+	cc.puts("\r\n")
+	for i := range r.Header {
+		f := &r.Header[i]
+		if f.Name == "" || hopByHop(bytesOf(f.Name)) || sameName(f.Name, "Host") {
+			continue
+		}
+		cc.puts(oneLine(f.Name))
+		cc.puts(": ")
+		cc.puts(oneLine(f.Value))
+		cc.puts("\r\n")
+	}
+	switch {
+	case r.Upgrade != "":
+		cc.puts("Upgrade: ")
+		cc.puts(oneLine(r.Upgrade))
+		cc.puts("\r\nConnection: Upgrade\r\n")
+	case r.Trailers:
+		cc.puts("TE: trailers\r\nConnection: TE\r\n")
+	}
+	switch {
+	case r.Body == nil || r.Length == 0:
+		if r.Body != nil || r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH" {
+			cc.puts("Content-Length: 0\r\n")
+		}
+		cc.puts("\r\n")
+	case r.Length > 0:
+		cc.puts("Content-Length: ")
+		if len(cc.out.b)-cc.outN < 20 {
+			_ = cc.flush(nil)
+		}
+		cc.outN += len(strconv.AppendInt(cc.out.b[cc.outN:cc.outN], r.Length, 10))
+		cc.puts("\r\n\r\n")
+		if err := cc.sendLength(r); err != nil {
+			return err
+		}
+	default:
+		cc.puts("Transfer-Encoding: chunked\r\n\r\n")
+		if err := cc.sendChunked(r); err != nil {
+			return err
+		}
+	}
+	if err := cc.flush(nil); err != nil {
+		return cc.fault(StageWrite, err)
+	}
+	return nil
+}
+
+// puts buffers s, sending the buffer when it is full.
+func (cc *clientConn) puts(s string) {
+	for {
+		n := copy(cc.out.b[cc.outN:], s)
+		cc.outN += n
+		if s = s[n:]; s == "" {
+			return
+		}
+		if cc.flush(nil) != nil {
+			return // the last flush meets the same error
+		}
+	}
+}
+
+// flush writes what is buffered, and p behind it.
+func (cc *clientConn) flush(p []byte) (err error) {
+	n := cc.outN
+	if n == 0 && len(p) == 0 {
+		return nil
+	}
+	cc.outN = 0
+	cc.sent = true
+	switch {
+	case len(p) == 0:
+		_, err = cc.nc.Write(cc.out.b[:n])
+	case n == 0:
+		_, err = cc.nc.Write(p)
+	default:
+		cc.vec[0], cc.vec[1] = cc.out.b[:n], p
+		cc.bufs = cc.vec[:]
+		_, err = cc.bufs.WriteTo(cc.nc)
+		cc.vec[0], cc.vec[1] = nil, nil
+	}
+	return err
+}
