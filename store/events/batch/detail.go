@@ -199,19 +199,16 @@ func (b *Builder) client(a netip.Addr) uint64 {
 // tidy returns a copy of s that the format can hold: valid UTF-8 of at most MaxText bytes.
 func tidy(s string) string {
 	if len(s) > MaxText {
-		s = s[:MaxText]
-		for len(s) > 0 && !utf8.RuneStart(s[len(s)-1]) {
-			s = s[:len(s)-1]
+		end := MaxText
+		for end > MaxText-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+			end--
 		}
-		if r, n := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && n == 1 {
-			s = s[:len(s)-1] // the first byte of a rune that was cut
-		}
+		s = s[:end]
 	}
 	if utf8.ValidString(s) {
 		return strings.Clone(s)
 	}
-	s = strings.ToValidUTF8(s, "?")
-	return s
+	return strings.ToValidUTF8(s, "?")
 }
 
 // Pack turns what was collected into batches, without Epoch, Seq, BootID and Lost, and
