@@ -224,6 +224,30 @@ func (s *Shelf) Drop(d Digest) error {
 	return nil
 }
 
+// Digests returns the bundles for which there is a slot whose head can be read.
+func (s *Shelf) Digests() ([]Digest, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, slotDir))
+	if err != nil {
+		return nil, storeError("shelf", err)
+	}
+	var all []Digest
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != slotExt || !e.Type().IsRegular() {
+			continue
+		}
+		f, err := os.Open(filepath.Join(s.dir, slotDir, e.Name()))
+		if err != nil {
+			continue
+		}
+		l, err := s.o.Layout(io.NewSectionReader(f, 0, 1<<40))
+		_ = f.Close() //nolint:errcheck // only read
+		if err == nil && l.Bundle.base()+slotExt == e.Name() {
+			all = append(all, l.Bundle)
+		}
+	}
+	return all, nil
+}
+
 // Sweep removes every part, and every slot but those in keep.
 func (s *Shelf) Sweep(keep ...Digest) error {
 	return s.sweep(func(name string) bool {

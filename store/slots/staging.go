@@ -214,6 +214,19 @@ func (g *Staging) Missing() []int {
 	return missing
 }
 
+// Chunk returns chunk i, which must be here, after it has compared it, in buf if it fits.
+func (g *Staging) Chunk(i int, buf []byte) ([]byte, error) {
+	c := g.layout.Chunks[i]
+	if cap(buf) < c.Size {
+		buf = make([]byte, c.Size)
+	}
+	buf = buf[:c.Size]
+	if err := readChunk(g.f, g.at[i]+int64(len(c.Prefix)), c, buf); err != nil {
+		return nil, refusal.New(refusal.Digest, "store: staged chunk %d: %w", i, err)
+	}
+	return buf, nil
+}
+
 // Has reports whether chunk i is here.
 func (g *Staging) Has(i int) bool { return g.have[i] }
 

@@ -29,7 +29,7 @@ const Word = "tide-bundle"
 const (
 	MaxMetaset  = 2 << 20   // the item that holds all metadata
 	MaxManifest = 1 << 20   // the payload that is signed
-		MaxRoots    = 32        // roots in one file
+	MaxRoots    = 32        // roots in one file
 	MaxFiles    = 4096      // files in one bundle
 	MaxPath     = 200       // length of the path of a file
 	ChunkBytes  = 1 << 20   // every chunk of a file but the last

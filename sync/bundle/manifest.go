@@ -16,19 +16,19 @@ import (
 type Manifest struct {
 	trust.Common // Epoch is that of the release role; Seq is counted by the publisher
 
-	Product    string            `cbor:"10,keyasint"`
-	Hardware   []string          `cbor:"11,keyasint"` // classes; "any" has to be written
-	Selectors  []trust.Selector  `cbor:"12,keyasint"` // any one of them
-	Name       string            `cbor:"13,keyasint"`
-	Version    string            `cbor:"14,keyasint"` // for people, at most 64 bytes
-	Base       *Base             `cbor:"15,keyasint,omitempty"`
-	Files      []File            `cbor:"16,keyasint"` // ascending by path
-	Total      uint64            `cbor:"17,keyasint"` // stored bytes of the distinct chunks
-	Recipients []Recipient       `cbor:"18,keyasint,omitempty"`
-	Probes     []Probe           `cbor:"19,keyasint,omitempty"`
-	Least      *[3]uint64        `cbor:"20,keyasint,omitempty"` // least version of tidegate
-	Activation *Activation       `cbor:"21,keyasint,omitempty"`
-	Channel    string            `cbor:"22,keyasint"`
+	Product    string           `cbor:"10,keyasint"`
+	Hardware   []string         `cbor:"11,keyasint"` // classes; "any" has to be written
+	Selectors  []trust.Selector `cbor:"12,keyasint"` // any one of them
+	Name       string           `cbor:"13,keyasint"`
+	Version    string           `cbor:"14,keyasint"` // for people, at most 64 bytes
+	Base       *Base            `cbor:"15,keyasint,omitempty"`
+	Files      []File           `cbor:"16,keyasint"` // ascending by path
+	Total      uint64           `cbor:"17,keyasint"` // stored bytes of the distinct chunks
+	Recipients []Recipient      `cbor:"18,keyasint,omitempty"`
+	Probes     []Probe          `cbor:"19,keyasint,omitempty"`
+	Least      *[3]uint64       `cbor:"20,keyasint,omitempty"` // least version of tidegate
+	Activation *Activation      `cbor:"21,keyasint,omitempty"`
+	Channel    string           `cbor:"22,keyasint"`
 
 	digest Digest
 	chunks []Chunk
@@ -135,7 +135,7 @@ func (m *Manifest) Place(d Digest) (int, bool) {
 // Size returns the length of the whole file when its head has n bytes.
 func (m *Manifest) Size(n int64) int64 {
 	for _, c := range m.chunks {
-		n += headBytes(c.Size) + int64(c.Size) //nolint:gosec // at most MaxContent
+		n += int64(len(c.Head())) + int64(c.Size) //nolint:gosec // at most MaxContent
 	}
 	return n
 }
@@ -145,18 +145,15 @@ func (m *Manifest) Size(n int64) int64 {
 func (m *Manifest) Offsets(n int64) []int64 {
 	at := make([]int64, len(m.chunks))
 	for i, c := range m.chunks {
-		n += headBytes(c.Size)
+		n += int64(len(c.Head()))
 		at[i] = n
 		n += int64(c.Size) //nolint:gosec // at most ChunkBytes
 	}
 	return at
 }
 
-// headBytes is the length of the CBOR head of a byte string of n bytes.
-func headBytes(n uint64) int64 {
-	var b [9]byte
-	return int64(len(canon.AppendBytesHead(b[:0], n)))
-}
+// Head returns the CBOR head that stands before the chunk in the file.
+func (c Chunk) Head() []byte { return canon.AppendBytesHead(nil, c.Size) }
 
 // File returns the file with the given path.
 func (m *Manifest) File(path string) (*File, bool) {

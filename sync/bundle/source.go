@@ -29,14 +29,15 @@ func (r *steadyReader) Read(p []byte) (int, error) {
 		if err == nil || errors.Is(err, syscall.EINTR) {
 			continue
 		}
-		return 0, mediaError(err)
+		return 0, MediaError(err)
 	}
 	return 0, refusal.New(refusal.MediaIO, "read: %w", io.ErrNoProgress)
 }
 
-// mediaError gives an error of a source its word. An end of file stays what it is, and so
-// does what has a word or comes from the caller's context.
-func mediaError(err error) error {
+// MediaError gives an error of a source its word: E_MEDIA_GONE for a device that is not
+// there any more, else E_MEDIA_IO. An end of file stays what it is, and so does what has a
+// word or comes from the caller's context.
+func MediaError(err error) error {
 	switch _, coded := refusal.Of(err); {
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
 		return io.EOF

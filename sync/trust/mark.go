@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 
+	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )
 
@@ -61,4 +62,19 @@ func (s State) EnrolmentMessage() []byte {
 		return nil
 	}
 	return bytes.Clone(s.enrolment)
+}
+
+// Abandon returns the state after the bundle on trial was given up with the word, when
+// nothing of it can be read any more.
+func (s State) Abandon(w refusal.Word) State {
+	if s.trial == nil {
+		return s
+	}
+	l := *s.trial
+	s.failed = append(s.withoutFailure(l.Digest), Failure{Line: l, Word: w})
+	if extra := len(s.failed) - MaxFailures; extra > 0 {
+		s.failed = s.failed[extra:]
+	}
+	s.trial = nil
+	return s.changed()
 }
