@@ -121,6 +121,7 @@ type Enrolment struct {
 	Device           DeviceID
 	Labels           []string
 	Name             string // for people
+	Extensions       map[uint64][]byte
 }
 
 type wireEnrolment struct {
@@ -140,7 +141,7 @@ func (e *Enrolment) Marshal() ([]byte, error) {
 	w := wireEnrolment{
 		Common: Common{
 			Type: string(envelope.Device), Domain: e.Domain, Epoch: e.Epoch, Seq: e.Seq,
-			Issued: e.Issued, Expires: e.Expires,
+			Issued: e.Issued, Expires: e.Expires, Extensions: e.Extensions,
 		},
 		Product: e.Product, Channel: e.Channel, Hardware: e.Hardware, Seal: e.Seal,
 		Report: Key{Public: e.Report}.encoding(), Device: e.Device, Labels: e.Labels, Name: e.Name,
@@ -189,7 +190,7 @@ func ParseEnrolment(payload []byte) (*Enrolment, error) {
 	return &Enrolment{
 		Domain: w.Domain, Epoch: w.Epoch, Seq: w.Seq, Issued: w.Issued, Expires: w.Expires,
 		Product: w.Product, Channel: w.Channel, Hardware: w.Hardware, Report: report, Seal: w.Seal,
-		Device: w.Device, Labels: w.Labels, Name: w.Name,
+		Device: w.Device, Labels: w.Labels, Name: w.Name, Extensions: w.Extensions,
 	}, nil
 }
 

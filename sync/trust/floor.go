@@ -72,9 +72,13 @@ func (c contribution) source() string {
 }
 
 // Built returns the state in the hands of a program that was built at the given time,
-// in seconds since 1970. It is no change: each start of the program repeats it.
+// in seconds since 1970, 0 if unknown. It is no change: each start of the program
+// repeats it.
 func (s State) Built(build uint64) State {
 	s.build = build
+	if build == 0 {
+		return s
+	}
 	return s.liftMilli(own, ownBuild, saturatingMilli(build))
 }
 

@@ -151,6 +151,18 @@ func ParseRoot(payload []byte) (*Root, error) {
 
 // Marshal returns the payload of r after the same checks as [ParseRoot].
 func (r *Root) Marshal() ([]byte, error) {
+	b, err := canon.Marshal(r.wire())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := ParseRoot(b); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// wire returns r as it is encoded.
+func (r *Root) wire() wireRoot {
 	w := wireRoot{
 		Common: Common{
 			Type: string(envelope.Root), Domain: r.Domain, Seq: r.Version,
@@ -166,14 +178,7 @@ func (r *Root) Marshal() ([]byte, error) {
 		}
 		w.Roles[uint64(n)] = wr
 	}
-	b, err := canon.Marshal(w)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := ParseRoot(b); err != nil {
-		return nil, err
-	}
-	return b, nil
+	return w
 }
 
 // Keys returns the keys of a role that this program can use, and false if the root
