@@ -37,6 +37,8 @@ const (
 type Target struct {
 	URL    string `cbor:"1,keyasint"`           // http or https; path and query come before the call's. "srv+http://name": DNS SRV
 	Weight uint32 `cbor:"2,keyasint,omitempty"` // 0 counts as 1
+
+	Pos Pos `cbor:"-"`
 }
 
 // Retry says when a call is tried again. Only what is safe to repeat, or was never sent, is.

@@ -14,8 +14,8 @@ func (v *validator) checkAPIs() {
 	for i := range v.set.APIs {
 		a := &v.set.APIs[i]
 		object := a.object()
-		v.name(a.Pos, object, "the name", a.Name)
-		v.name(a.Pos, object, "the version", a.Version)
+		v.name(a.Pos, object, "the name (info.title)", a.Name)
+		v.name(a.Pos, object, "the version (info.version)", a.Version)
 		id := APIID{a.Name, a.Version}
 		if b := v.apis[id]; b != nil {
 			v.hint(a.Pos, object, "give one of them another version", "defined twice, first in %s", b.Pos)
@@ -122,8 +122,9 @@ func (v *validator) checkAPI(a *API, object string) {
 		v.add(a.Pos, object, "a body of at most %d bytes", a.MaxBody)
 	}
 	if len(a.Operations) == 0 {
-		v.add(a.Pos, object, "no operations")
+		v.hint(a.Pos, object, "remove the file from apis, or add paths", "no operations: a gateway has nothing to serve")
 	}
+	v.targets(a, object)
 	shapes := make(map[[2]string]*Operation, len(a.Operations))
 	for i := range a.Operations {
 		op := &a.Operations[i]
@@ -136,6 +137,28 @@ func (v *validator) checkAPI(a *API, object string) {
 				shapes[key] = op
 			}
 		}
+	}
+}
+
+// targets checks that every operation has an endpoint, or needs none.
+func (v *validator) targets(a *API, object string) {
+	const why, hint = "no endpoint: calls would have nowhere to go", "set x-wso2-production-endpoints"
+	fixed := func(t *Transform) bool { return t != nil && t.Fixed != nil }
+	if a.Production|a.Sandbox != 0 || fixed(a.Edit) {
+		return
+	}
+	var without []*Operation
+	for i := range a.Operations {
+		if op := &a.Operations[i]; op.Production|op.Sandbox == 0 && !fixed(op.Edit) {
+			without = append(without, op)
+		}
+	}
+	if len(without) > 1 && len(without) == len(a.Operations) {
+		v.hint(a.Pos, object, hint, why)
+		return
+	}
+	for _, op := range without {
+		v.hint(op.Pos, fmt.Sprintf("%s: %s %s", object, op.Method, op.Template), hint, why)
 	}
 }
 
@@ -174,10 +197,6 @@ func (v *validator) checkOperation(a *API, op *Operation, object string) bool {
 	}
 	v.endpointRef(op.Pos, object, op.Production)
 	v.endpointRef(op.Pos, object, op.Sandbox)
-	fixed := op.Edit != nil && op.Edit.Fixed != nil || a.Edit != nil && a.Edit.Fixed != nil
-	if a.Production|a.Sandbox|op.Production|op.Sandbox == 0 && !fixed {
-		v.hint(op.Pos, object, "set x-wso2-production-endpoints", "no endpoint: calls would have nowhere to go")
-	}
 	for _, ref := range []SchemaRef{op.Request, op.Response} {
 		if uint64(ref) > uint64(len(v.set.Schemas)) {
 			v.add(op.Pos, object, "refers to schema %d of %d", ref, len(v.set.Schemas))

@@ -32,7 +32,11 @@ func (v *validator) checkEndpoint(e *Endpoints, object string) {
 	}
 	for _, t := range e.Targets {
 		if err := CheckTarget(t.URL); err != nil {
-			v.add(e.Pos, object, "target %v", err)
+			pos := t.Pos
+			if pos == (Pos{}) {
+				pos = e.Pos
+			}
+			v.add(pos, object, "target %v", err)
 		}
 	}
 	for _, d := range []struct {

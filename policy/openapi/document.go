@@ -139,27 +139,17 @@ func (d *reader) version() bool {
 	return false
 }
 
+// info reads the API's identity; its place is that of the title.
 func (d *reader) info(api *policy.API) {
 	info := d.root.Value("info")
-	for _, f := range []struct {
-		key string
-		to  *string
-	}{{"title", &api.Name}, {"version", &api.Version}} {
-		v := info.Value(f.key)
-		pos := d.root.Pos
-		if info != nil {
-			pos = info.Pos
-		}
-		if !v.IsScalar() || strings.TrimSpace(v.Text) == "" {
-			d.r.Errorf(pos, "", "info.%s is missing: it is the API's identity", f.key)
-			continue
-		}
-		*f.to = strings.TrimSpace(v.Text)
-		api.Pos = v.Pos
+	if k := d.root.Lookup("info"); k != nil {
+		api.Pos = k.Pos
 	}
-	if t := info.Value("title"); t != nil {
+	if t := info.Lookup("title"); t != nil {
 		api.Pos = t.Pos
 	}
+	api.Name = strings.TrimSpace(textOf(info.Value("title")))
+	api.Version = strings.TrimSpace(textOf(info.Value("version")))
 }
 
 // resolve follows the $ref of n, if it has one, within the document. It returns nil

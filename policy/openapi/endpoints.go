@@ -37,7 +37,7 @@ func (d *reader) endpoints(api *policy.API) {
 }
 
 // operationEndpoints reads those that replace the API's for one operation.
-func (d *reader) operationEndpoints(api *policy.API, op *policy.Operation, o *source.Object, item *source.Node) {
+func (d *reader) operationEndpoints(op *policy.Operation, o *source.Object, item *source.Node) {
 	name := op.ID
 	if name == "" {
 		name = op.Method + "-" + strings.Trim(op.Template, "/")
@@ -50,10 +50,6 @@ func (d *reader) operationEndpoints(api *policy.API, op *policy.Operation, o *so
 	}
 	if servers != nil {
 		d.r.Dropf(servers.Pos, o.Name, "servers below the top of the document: use %s of the operation", productionKey)
-	}
-	if api.Production|api.Sandbox|op.Production|op.Sandbox == 0 && !o.Has(productionKey, sandboxKey) {
-		d.r.Add(source.Finding{Pos: op.Pos, Severity: source.Error, Object: o.Name,
-			Message: "no endpoint: calls would have nowhere to go", Hint: "set " + productionKey + " for the API or the operation"})
 	}
 }
 
@@ -92,9 +88,7 @@ func (d *reader) side(o *source.Object, key, name string, derived bool) policy.E
 func (d *reader) group(o *source.Object, name string, derived bool) policy.EndpointRef {
 	g := policy.Endpoints{Name: name, Pos: o.Node.Pos}
 	for _, u := range o.Scalars("urls") {
-		if t := d.target(u.Text, u.Pos, o.Name); t != "" {
-			g.Targets = append(g.Targets, policy.Target{URL: t})
-		}
+		g.Targets = append(g.Targets, policy.Target{URL: d.target(u.Text, u.Pos, o.Name), Pos: u.Pos})
 	}
 	d.weights(&g, o)
 	switch o.Word("type", "http", "load_balance", "failover", "least_pending") {
@@ -143,16 +137,13 @@ func (d *reader) weights(g *policy.Endpoints, o *source.Object) {
 // etcd is how WSO2 writes a URL that is looked up at run time, with a default.
 var etcd = regexp.MustCompile(`^etcd\(\s*([^,]+?)\s*,\s*(.+?)\s*\)$`)
 
+// target returns the URL to use for what was written.
 func (d *reader) target(text string, pos policy.Pos, object string) string {
 	if m := etcd.FindStringSubmatch(text); m != nil {
 		d.r.Add(source.Finding{Pos: pos, Severity: source.Warning, Object: object,
 			Message: fmt.Sprintf("etcd key %q is not looked up: its default %s is used", m[1], m[2]),
 			Hint:    "override the endpoint by name in the configuration of the device"})
 		text = m[2]
-	}
-	if err := policy.CheckTarget(text); err != nil {
-		d.r.Errorf(pos, object, "urls: %v", err)
-		return ""
 	}
 	return text
 }
@@ -351,14 +342,10 @@ func (d *reader) servers(name string) policy.EndpointRef {
 		return 0
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
-	if err := policy.CheckTarget(u.String()); err != nil {
-		d.r.Errorf(pos, d.object, "servers: %v", err)
-		return 0
-	}
 	if all := d.root.Value("servers"); all != nil && len(all.List) > 1 {
 		d.r.Dropf(all.List[1].Pos, d.object, "servers after the first: they are alternatives for clients; name those to balance over in %s", productionKey)
 	}
-	g := policy.Endpoints{Name: name, Targets: []policy.Target{{URL: u.String()}}, Pos: pos}
+	g := policy.Endpoints{Name: name, Targets: []policy.Target{{URL: u.String(), Pos: pos}}, Pos: pos}
 	d.doc.Endpoints = append(d.doc.Endpoints, Endpoints{g, false})
 	return policy.EndpointRef(len(d.doc.Endpoints))
 }

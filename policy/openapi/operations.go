@@ -12,22 +12,12 @@ import (
 var methods = []string{"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 func (d *reader) operations(api *policy.API) {
-	paths := d.root.Lookup("paths")
-	if paths == nil || len(paths.Value.Keys) == 0 {
-		d.r.Add(source.Finding{Pos: api.Pos, Severity: source.Error, Object: d.object,
-			Message: "no operations: a gateway has nothing to serve", Hint: "remove the file from apis, or add paths"})
-		return
-	}
-	before := len(api.Operations)
-	for _, p := range paths.Value.Keys {
+	for _, p := range d.root.Value("paths").All() {
 		if strings.HasPrefix(p.Name, "x-") {
 			d.foreignExtension(p)
 			continue
 		}
 		d.pathItem(api, p)
-	}
-	if len(api.Operations) == before && !d.r.Failed() {
-		d.r.Errorf(paths.Pos, d.object, "no operations: a gateway has nothing to serve")
 	}
 }
 
@@ -81,7 +71,7 @@ func (d *reader) operation(api *policy.API, template, method string, k source.Ke
 	op := policy.Operation{ID: o.Text("operationId"), Method: method, Template: template, Pos: k.Pos}
 	d.plan(api, &op, o)
 	d.operationSecurity(api, &op, o)
-	d.operationEndpoints(api, &op, o, item)
+	d.operationEndpoints(&op, o, item)
 	d.interceptors(o)
 	op.Edit = d.transform(o)
 	op.Access = d.access(o)

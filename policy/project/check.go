@@ -1,0 +1,149 @@
+package project
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"tidegate/policy"
+)
+
+// check holds the whole set against what a device will ask of it.
+func (l *loader) check() {
+	l.checkSecrets()
+	l.checkSchemas()
+	l.warn()
+	told := map[string]map[policy.Pos]bool{}
+	for _, f := range l.report.Findings() {
+		if f.Severity == Error {
+			if told[f.Object] == nil {
+				told[f.Object] = map[policy.Pos]bool{}
+			}
+			told[f.Object][f.Pos] = true
+		}
+	}
+	for _, err := range unwrap(l.set.Validate()) {
+		var f *policy.Fault
+		if !errors.As(err, &f) {
+			l.report.Errorf(policy.Pos{}, "", "%v", err)
+			continue
+		}
+		pos := f.Pos
+		if pos == (policy.Pos{}) {
+			pos = l.places[f.Object]
+		}
+		if told[f.Object][pos] {
+			continue // a consequence of what was told already
+		}
+		l.report.Add(Finding{Pos: pos, Severity: Error, Object: f.Object, Message: f.Message, Hint: f.Hint})
+	}
+}
+
+func unwrap(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return many.Unwrap()
+	}
+	return []error{err}
+}
+
+// warn tells what is legal but probably not meant.
+func (l *loader) warn() {
+	custom := false
+	for _, p := range l.set.Plans {
+		custom = custom || p.Name == policy.Unauthenticated && p.Kind == policy.SubscriptionPlan
+		if p.Burst.Count > 0 && p.Limit.Unit == policy.Requests && p.Limit.Count > 0 && p.Burst.Count > p.Limit.Count && p.Burst.Per >= p.Limit.Window {
+			l.report.Warnf(p.Pos, fmt.Sprintf("plan %q", p.Name), "the burst of %d is above the limit of %d: it has no effect", p.Burst.Count, p.Limit.Count)
+		}
+	}
+	for _, a := range l.set.APIs {
+		object := fmt.Sprintf("API %q %s", a.Name, a.Version)
+		open := 0
+		for _, op := range a.Operations {
+			if len(op.Security) == 0 {
+				open++
+			}
+		}
+		if open == len(a.Operations) && open > 0 && a.MutualTLS == policy.MutualNone {
+			l.report.Add(Finding{Pos: a.Pos, Severity: Warning, Object: object, Security: true,
+				Message: "anybody may call every operation", Hint: "remove security: [], x-wso2-disable-security or x-auth-type: None where that is not meant"})
+		} else if open > 0 && !custom && a.MutualTLS == policy.MutualNone {
+			l.report.Add(Finding{Pos: a.Pos, Severity: Warning, Object: object,
+				Message: fmt.Sprintf("%d operations need no credential, and no plan limits them", open),
+				Hint:    "define Unauthenticated in subscriptionPolicies of policies.yaml"})
+			custom = true // once is enough
+		}
+		if c := a.CORS; c != nil {
+			for _, o := range c.Origins {
+				if o != "*" && !strings.Contains(o, "://") {
+					l.report.Add(Finding{Pos: a.Pos, Severity: Warning, Object: object,
+						Message: fmt.Sprintf("CORS: the origin %q has no scheme: no browser will send it", o), Hint: "write https://" + o})
+				}
+			}
+		}
+	}
+}
+
+// refuse keeps schemas from reading files or the network.
+type refuse struct{}
+
+func (refuse) Load(url string) (any, error) {
+	return nil, fmt.Errorf("reference out of the document: %s", url)
+}
+
+// maxSchemas bounds the schemas of a project, in bytes. Compiled they need several times that.
+const maxSchemas = 16 << 20
+
+// checkSchemas compiles every schema as a device does, and throws the result away.
+func (l *loader) checkSchemas() {
+	total := 0
+	for _, s := range l.set.Schemas {
+		total += len(s.Body) + len(s.Defs)
+	}
+	if total > maxSchemas {
+		l.report.Add(Finding{Pos: l.schemas[0].Pos, Severity: Error,
+			Message: fmt.Sprintf("the schemas of the project need %d MiB, a device has room for %d", total>>20, maxSchemas>>20),
+			Hint:    "validate fewer operations: x-tidegate-validate stands at an API or at an operation"})
+		return
+	}
+	for i := range l.schemas {
+		s := &l.schemas[i]
+		for _, p := range s.Parameters {
+			l.compile(p.Schema, s.Defs, s.Pos, fmt.Sprintf("%s: parameter %q", s.Object, p.Name))
+		}
+		l.compile(s.Body, s.Defs, s.Pos, s.Object+": body")
+	}
+}
+
+func (l *loader) compile(schema, defs []byte, pos policy.Pos, object string) {
+	if schema == nil {
+		return
+	}
+	const name = "urn:tidegate:schema"
+	doc := schema
+	if defs != nil && bytes.Contains(schema, []byte(`"$ref"`)) {
+		doc = fmt.Appendf(nil, `{"$defs":%s,"allOf":[%s]}`, defs, schema)
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(refuse{})
+	c.DefaultDraft(jsonschema.Draft2020)
+	c.AssertFormat()
+	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
+	if err == nil {
+		err = c.AddResource(name, v)
+	}
+	if err == nil {
+		_, err = c.Compile(name)
+	}
+	if err != nil {
+		text := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), name, "")), " ")
+		l.report.Errorf(pos, object, "schema: %s", text)
+	}
+}
+
+var _ jsonschema.URLLoader = refuse{}
