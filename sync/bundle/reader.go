@@ -238,3 +238,29 @@ func codecError(f *File, err error) error {
 	}
 	return refusal.New(refusal.Codec, "path %q: %w", f.Path, err)
 }
+
+// NewFileSource returns the chunks of the bundle m that lies in file behind a head of n
+// bytes.
+func NewFileSource(file io.ReaderAt, m *Manifest, n int64) Source {
+	return &fileSource{file: file, m: m, at: m.Offsets(n)}
+}
+
+type fileSource struct {
+	file io.ReaderAt
+	m    *Manifest
+	at   []int64
+}
+
+func (s *fileSource) Chunk(i int, buf []byte) ([]byte, error) {
+	c := s.m.chunks[i]
+	if uint64(cap(buf)) < c.Size {
+		buf = make([]byte, c.Size)
+	}
+	buf = buf[:c.Size]
+	if _, err := s.file.ReadAt(buf, s.at[i]); err == io.EOF {
+		return nil, refusal.New(refusal.Truncated, "ends inside chunk %d", i)
+	} else if err != nil {
+		return nil, MediaError(err)
+	}
+	return buf, c.Compare(i, buf)
+}

@@ -74,7 +74,7 @@ func (d *Desk) compile(ctx context.Context, m *bundle.Manifest, src bundle.Sourc
 	if err := b.Verify(ctx); err != nil {
 		return nil, err
 	}
-	secrets, warnings, err := seal.Open(b, d.o.Keys...)
+	secrets, warnings, err := seal.Open(b, d.o.Identity, d.o.Groups...)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tidegate/platform/clock"
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/store"
@@ -31,14 +32,16 @@ type Options struct {
 
 	Activator Activator
 	Prober    Prober
-	Clock     Clock
+	Clock     Clock      // see [clock.ThisMachine]
+	Time      Timekeeper // see [clock.Clock]; nil: only what is signed raises the floor
 
 	Device   trust.DeviceID
 	Hardware string    // class of the device, "linux-arm64"
 	Version  [3]uint64 // of tidegate
 	Build    uint64    // build time of the program, seconds since 1970
 	BootID   [16]byte
-	Keys     []seal.Key // that can open secrets
+	Identity seal.Opener   // that opens secrets; nil: none
+	Groups   []seal.Opener // keys that the device shares with others
 
 	Log *slog.Logger // nil: silent
 
@@ -103,6 +106,7 @@ func New(o Options) (*Desk, error) {
 	}
 	d.desk <- struct{}{}
 	d.remember()
+	d.contribute(d.cur.Load().state)
 	return d, nil
 }
 
@@ -123,7 +127,36 @@ func (d *Desk) leave() { d.desk <- struct{}{} }
 func (d *Desk) Trust() trust.State { return d.cur.Load().now(d.o.Clock) }
 
 // Floor returns the latest time that has passed for sure.
-func (d *Desk) Floor() trust.Floor { return d.Trust().Floor() }
+func (d *Desk) Floor() trust.Floor {
+	f := d.Trust().Floor()
+	if d.o.Time != nil {
+		if t := unix(d.o.Time.Lower()); t > f.Unix {
+			return trust.Floor{Unix: t, Source: "proof of the clock"}
+		}
+	}
+	return f
+}
+
+// contribute hands the times that were signed to the clock.
+func (d *Desk) contribute(s trust.State) {
+	root := s.Root()
+	if d.o.Time == nil || root == nil {
+		return
+	}
+	for n, role := range root.Roles {
+		d.o.Time.Drop(uint64(n), role.Epoch)
+	}
+	raise := func(o clock.Origin, role trust.RoleNumber, epoch, issued uint64) {
+		if err := d.o.Time.Contribute(clock.Contribution{Origin: o, Role: uint64(role), Epoch: epoch, At: time.Unix(int64(min(issued, 1<<40)), 0)}); err != nil { //nolint:gosec // bounded
+			d.log.Warn("time floor", "err", err)
+		}
+	}
+	raise(clock.Root, trust.RoleRoot, root.Roles[trust.RoleRoot].Epoch, root.Issued)
+	device := s.Device(d.o.Device, d.o.Hardware, d.o.Version)
+	if l, ok := s.Confirmed(device.Product, device.Channel); ok && l.Epoch == root.Roles[trust.RoleRelease].Epoch {
+		raise(clock.Manifest, trust.RoleRelease, l.Epoch, l.Issued)
+	}
+}
 
 // A BundleInfo is what status shows of a stored bundle.
 type BundleInfo struct {
@@ -161,7 +194,7 @@ func (d *Desk) Status() Status {
 	s := Status{
 		Good: d.info(m.ptr.Good), Older: d.info(m.ptr.Older), Trial: d.info(m.ptr.Trial),
 		Attempts: int(m.ptr.Attempts),
-		Floor:    st.Floor(),
+		Floor:    d.Floor(),
 		Device:   st.Device(d.o.Device, d.o.Hardware, d.o.Version),
 		Warnings: st.RootExpiry(st.Floor().Unix),
 		Alarms:   make(map[refusal.Word]string),

@@ -18,6 +18,7 @@ import (
 	"io"
 	"time"
 
+	"tidegate/platform/clock"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
@@ -58,6 +59,14 @@ type Clock interface {
 	Boot() time.Duration
 	// Wall is the system clock. It only ever warns.
 	Wall() time.Time
+}
+
+// A Timekeeper is the trusted clock. It hears of every time that was signed, and what it has
+// proven beyond that raises the floor here.
+type Timekeeper interface {
+	Lower() time.Time
+	Contribute(k clock.Contribution) error
+	Drop(role, epoch uint64)
 }
 
 // A Candidate is a file that somebody offers.

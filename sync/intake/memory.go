@@ -88,6 +88,7 @@ func (d *Desk) commit(what string, next memory, entries ...audit.Entry) error {
 		return err
 	}
 	d.cur.Store(&next)
+	d.contribute(next.state)
 	d.o.Step(what + ": committed")
 	if err := d.copyOut(what, &next, rootsChanged); err != nil {
 		d.alarm(refusal.Store, "the second copy of the trust state lags behind: "+err.Error())

@@ -208,7 +208,7 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 		return j, err
 	}
 	state := d.Trust()
-	floor := state.Floor().Unix // T, the same for the whole run
+	floor := d.Floor().Unix // T, the same for the whole run
 	state, warnings, err := state.AddRoots(h.Roots, floor, func(s trust.State) error {
 		if err := keep(s); err != nil {
 			return err

@@ -73,7 +73,7 @@ func (d *Desk) walkRoots(r Report, in io.Reader, keep func(trust.State) error) (
 	}
 	state := d.Trust()
 	roots := 0
-	_, warnings, err := state.AddRoots(envs, state.Floor().Unix, func(s trust.State) error {
+	_, warnings, err := state.AddRoots(envs, d.Floor().Unix, func(s trust.State) error {
 		if err := keep(s); err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (d *Desk) offerEnrolment(r Report, in io.Reader) (Report, error) {
 	defer d.deciding.Unlock()
 	next := d.next()
 	before := next.state.Generation()
-	state, warnings, err := next.state.Enrol(env, d.o.Device, next.state.Floor().Unix)
+	state, warnings, err := next.state.Enrol(env, d.o.Device, d.Floor().Unix)
 	r.Warnings = append(r.Warnings, warnings...)
 	if err != nil {
 		d.alarmFor(err, env)
@@ -185,7 +185,7 @@ func (d *Desk) planEnrolment(r Report, in io.Reader) (Report, error) {
 		return r, refusal.About(r.Object, err)
 	}
 	state := d.Trust()
-	after, warnings, err := state.Enrol(env, d.o.Device, state.Floor().Unix)
+	after, warnings, err := state.Enrol(env, d.o.Device, d.Floor().Unix)
 	r.Warnings = append(r.Warnings, warnings...)
 	if err != nil {
 		return r, refusal.About(r.Object, err)

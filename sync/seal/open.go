@@ -4,34 +4,34 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math"
 
+	"tidegate/platform/identity"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/canon"
 	"tidegate/sync/trust"
 )
 
-// A Key is a private sealing key, as its keeper lets it be used.
-type Key struct {
-	Public trust.SealKey
-	Group  bool // several devices hold it, which is weaker
-	// Open opens enc ‖ ciphertext by HPKE base mode with HKDF-SHA256, ChaCha20-Poly1305
-	// and no additional data (RFC 9180 §6.1).
-	Open func(info, sealed []byte) ([]byte, error)
+// An Opener holds private sealing keys, as package identity does. Open opens what was sealed
+// for one of them (HPKE base mode, RFC 9180 §5.1.1): E_SECRET_RECIPIENT if none is in the
+// list, E_SECRET_AUTH if the seal does not open.
+type Opener interface {
+	Open(list []identity.Recipient, info []byte) ([]byte, error)
 }
 
 // Open returns the secrets of a bundle, nil if it has none: the entries of [SecretsPath] by
-// their path, and every other sealed file under the path of the file.
+// their path, and every other sealed file under the path of the file. device may be nil;
+// groups are keys that several devices hold, which is weaker: W_KEY_GROUP.
 //
-// E_SECRET_RECIPIENT: the bundle is sealed, and for none of keys. E_SECRET_AUTH: it is for
-// one of them and does not open. E_FORMAT: secrets.cbor is not the map it should be. The
-// warning is W_KEY_GROUP if a group key was used.
-func Open(r *bundle.Reader, keys ...Key) (map[string][]byte, trust.Warnings, error) {
+// E_SECRET_RECIPIENT: the bundle is sealed, and for none of the keys. E_SECRET_AUTH: it is
+// for one of them and does not open. E_FORMAT: secrets.cbor is not the map it should be.
+func Open(r *bundle.Reader, device Opener, groups ...Opener) (map[string][]byte, trust.Warnings, error) {
 	m := r.Manifest()
 	if len(m.Recipients) == 0 {
 		return nil, nil, nil
 	}
-	key, group, err := unwrap(m, keys)
+	key, w, err := unwrap(m, device, groups)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -58,29 +58,39 @@ func Open(r *bundle.Reader, keys ...Key) (map[string][]byte, trust.Warnings, err
 		}
 		maps.Copy(secrets, values)
 	}
-	var w trust.Warnings
-	if group {
-		w = append(w, refusal.New(refusal.WarnKeyGroup, "the secrets were opened with a group key, which several devices hold"))
-	}
 	return secrets, w, nil
 }
 
-// unwrap opens the content key with the first of keys that is a recipient.
-func unwrap(m *bundle.Manifest, keys []Key) (key []byte, group bool, err error) {
-	for _, k := range keys {
-		id := KeyID(k.Public)
-		for _, r := range m.Recipients {
-			if r.KeyID != id || r.KEM != k.Public.KEM || r.KDF != kdf || r.AEAD != aead {
-				continue
-			}
-			key, err := k.Open(Bind(m).info(), bytes.Clone(r.Sealed))
-			if err != nil || len(key) != contentKeySize {
-				return nil, false, refusal.New(refusal.SecretAuth, "the content key does not open with key %s", id)
-			}
-			return key, k.Group, nil
+// unwrap opens the content key.
+func unwrap(m *bundle.Manifest, device Opener, groups []Opener) ([]byte, trust.Warnings, error) {
+	list := make([]identity.Recipient, 0, len(m.Recipients))
+	for _, r := range m.Recipients {
+		if r.KEM > math.MaxUint16 || r.KDF > math.MaxUint16 || r.AEAD > math.MaxUint16 {
+			continue // no number of the registry, so nobody's
 		}
+		list = append(list, identity.Recipient{KEM: uint16(r.KEM), KDF: uint16(r.KDF), AEAD: uint16(r.AEAD), KID: r.KeyID, Sealed: r.Sealed})
 	}
-	return nil, false, refusal.New(refusal.SecretRecipient, "the secrets are sealed for %d keys, none of them of this device", len(m.Recipients)).
+	info := Bind(m).info()
+	for i, o := range append([]Opener{device}, groups...) {
+		if o == nil {
+			continue
+		}
+		key, err := o.Open(list, info)
+		if refusal.Is(err, refusal.SecretRecipient) {
+			continue
+		}
+		if err == nil && len(key) != contentKeySize {
+			err = refusal.New(refusal.SecretAuth, "the content key has %d bytes", len(key))
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if i == 0 {
+			return key, nil, nil
+		}
+		return key, trust.Warnings{refusal.New(refusal.WarnKeyGroup, "the secrets were opened with a group key, which several devices hold")}, nil
+	}
+	return nil, nil, refusal.New(refusal.SecretRecipient, "the secrets are sealed for %d keys, none of them of this device", len(m.Recipients)).
 		WithHint("enrol the device and build again with its key")
 }
 

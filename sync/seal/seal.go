@@ -5,7 +5,7 @@
 // another one; each sealed file has a key of its own, derived from the content key and the
 // path, so that it does not open under another name. The order is seal, then sign.
 //
-// Plaintext stays in memory. Package seal keeps no key; a device gives its own by [Key].
+// Plaintext stays in memory. Package seal keeps no key; a device gives its own by an [Opener].
 package seal
 
 import (

@@ -1,0 +1,150 @@
+package write
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"tidegate/policy/refusal"
+	"tidegate/sync/bundle"
+)
+
+// minZstd is the size below which compressing cannot win: frame heads cost about as much.
+const minZstd = 64
+
+// A chunker cuts what is written to it into chunks and hands each on.
+type chunker struct {
+	buf  []byte
+	emit func(data []byte, digest bundle.Digest) error
+}
+
+func newChunker(emit func([]byte, bundle.Digest) error) *chunker {
+	return &chunker{buf: make([]byte, 0, bundle.ChunkBytes), emit: emit}
+}
+
+func (c *chunker) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		k := min(len(p), cap(c.buf)-len(c.buf))
+		c.buf = append(c.buf, p[:k]...)
+		p = p[k:]
+		if len(c.buf) == cap(c.buf) {
+			if err := c.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (c *chunker) flush() error {
+	if len(c.buf) == 0 {
+		return nil
+	}
+	err := c.emit(c.buf, sha256.Sum256(c.buf))
+	c.buf = c.buf[:0]
+	return err
+}
+
+// collect returns a function that gathers chunks in list.
+func collect(list *[]bundle.Chunk) func([]byte, bundle.Digest) error {
+	return func(data []byte, digest bundle.Digest) error {
+		*list = append(*list, bundle.Chunk{Size: uint64(len(data)), Digest: digest})
+		return nil
+	}
+}
+
+// layOut reads a file and chooses how it is stored: compressed if that saves a twentieth.
+func layOut(f File, sealed bool) (bundle.File, error) {
+	entry := bundle.File{Path: f.Path, Codec: bundle.Raw, Chunks: []bundle.Chunk{}}
+	size, digest, err := measure(f)
+	if err != nil {
+		return entry, err
+	}
+	entry.Size, entry.Digest = uint64(size), digest //nolint:gosec // not negative
+	if sealed {
+		entry.Codec = bundle.Sealed
+	} else if size >= minZstd {
+		var packed []bundle.Chunk
+		if err := store(f, bundle.Zstd, entry.Size, collect(&packed)); err != nil {
+			return entry, err
+		}
+		if n := total(packed); n+n/20 < entry.Size {
+			entry.Codec, entry.Chunks = bundle.Zstd, packed
+			return entry, nil
+		}
+	}
+	return entry, store(f, entry.Codec, entry.Size, collect(&entry.Chunks))
+}
+
+func total(chunks []bundle.Chunk) (n uint64) {
+	for _, c := range chunks {
+		n += c.Size
+	}
+	return n
+}
+
+// measure returns size and digest of the plain content.
+func measure(f File) (int64, bundle.Digest, error) {
+	in, err := f.Open()
+	if err != nil {
+		return 0, bundle.Digest{}, fmt.Errorf("path %q: %w", f.Path, err)
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, io.LimitReader(in, bundle.MaxContent+1))
+	if err = errors.Join(err, in.Close()); err != nil {
+		return 0, bundle.Digest{}, fmt.Errorf("path %q: %w", f.Path, err)
+	}
+	if n > bundle.MaxContent {
+		return 0, bundle.Digest{}, refusal.New(refusal.Limit, "path %q: more than %d bytes", f.Path, bundle.MaxContent)
+	}
+	return n, sum(h), nil
+}
+
+func sum(h hash.Hash) bundle.Digest { return bundle.Digest(h.Sum(nil)) }
+
+// store reads a file of the given size and emits its chunks as they are stored.
+func store(f File, codec bundle.Codec, size uint64, emit func([]byte, bundle.Digest) error) error {
+	in, err := f.Open()
+	if err != nil {
+		return fmt.Errorf("path %q: %w", f.Path, err)
+	}
+	defer in.Close() //nolint:errcheck // only read
+	c := newChunker(emit)
+	if codec == bundle.Zstd {
+		err = pack(c, in, size)
+	} else {
+		_, err = io.Copy(c, in)
+	}
+	if err == nil {
+		err = c.flush()
+	}
+	var word *refusal.Error
+	if err != nil && !errors.As(err, &word) {
+		err = fmt.Errorf("path %q: %w", f.Path, err)
+	}
+	return err
+}
+
+// pack compresses in to w as one frame that states its size. All settings are part of the
+// format of a build: another level is another digest.
+func pack(w io.Writer, in io.Reader, size uint64) error {
+	enc, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+		zstd.WithWindowSize(bundle.MaxWindow),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(true),
+		zstd.WithSingleSegment(size <= 256)) // below that a frame states its size only so
+	if err != nil {
+		return err
+	}
+	enc.ResetContentSize(w, int64(size)) //nolint:gosec // at most MaxContent
+	if _, err := io.Copy(enc, in); err != nil {
+		return errors.Join(err, enc.Close())
+	}
+	return enc.Close()
+}
