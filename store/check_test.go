@@ -69,4 +69,3 @@ func FuzzUnseal(f *testing.F) {
 		}
 	})
 }
-

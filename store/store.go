@@ -80,10 +80,11 @@ type DB struct {
 	check checker // for Reopen
 
 	// mu is held shared by transactions and exclusively while the file is replaced.
-	mu     sync.RWMutex
-	bolt   *bolt.DB // nil: an empty, read-only database
-	failed atomic.Pointer[failure]
-	slow   atomic.Int64
+	mu      sync.RWMutex
+	bolt    *bolt.DB // nil: an empty, read-only database
+	failed  atomic.Pointer[failure]
+	slow    atomic.Int64
+	commits atomic.Int64
 }
 
 type failure struct{ err error }
@@ -220,7 +221,7 @@ func (db *DB) View(fn func(*Tx) error) error {
 	}
 	defer tx.Rollback() //nolint:errcheck // a read has nothing to undo
 	t := &Tx{bolt: tx}
-	return t.guard(func() error { return fn(t) })
+	return db.word(t.guard(func() error { return fn(t) }))
 }
 
 // Update calls fn with a transaction that may write, and commits it when fn returns nil.
@@ -253,11 +254,12 @@ func (db *DB) Update(fn func(*Tx) error) error {
 	t := &Tx{bolt: tx, writable: true}
 	if err := t.guard(func() error { return fn(t) }); err != nil {
 		done = true
-		return errors.Join(err, tx.Rollback())
+		return db.word(errors.Join(err, tx.Rollback()))
 	}
 	err = db.o.Commit(db.path, func() error { return commit(tx) })
 	done = true
 	if err == nil {
+		db.commits.Add(1)
 		return nil
 	}
 	_ = tx.Rollback() //nolint:errcheck // for a hook that did not commit; else it is closed already
@@ -266,6 +268,14 @@ func (db *DB) Update(fn func(*Tx) error) error {
 	}
 	err = fail("commit "+filepath.Base(db.path), errors.Join(ErrFailed, err))
 	db.failed.CompareAndSwap(nil, &failure{err})
+	return err
+}
+
+// word gives damage that a transaction met its word; other errors are the caller's own.
+func (db *DB) word(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return fail(filepath.Base(db.path), err)
+	}
 	return err
 }
 
@@ -365,7 +375,7 @@ type Stats struct {
 	UsedBytes    int64 // pages that hold something; what can be written before MaxBytes is the rest
 	MaxBytes     int64
 	WrittenBytes int64 // pages given to the file system by commits
-	Commits      int64
+	Commits      int64 // by this handle
 	OpenViews    int   // readers now
 	PendingBytes int64 // freed, but held by a reader
 	SlowViews    int64 // readers that took more than 50 ms
@@ -383,9 +393,8 @@ func (db *DB) Stats() Stats {
 		s.FileBytes = info.Size()
 	}
 	b := db.bolt.Stats()
-	// A write transaction is the only one that counts pages; each adds one meta page.
-	s.Commits = b.TxStats.GetWrite()
-	s.WrittenBytes = s.Commits * pageSize
+	s.Commits = db.commits.Load()
+	s.WrittenBytes = b.TxStats.GetPageAlloc() + s.Commits*pageSize // each adds one meta page
 	s.OpenViews = b.OpenTxN
 	s.PendingBytes = int64(b.PendingPageN) * pageSize
 	if tx, err := db.bolt.Begin(false); err == nil {

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -157,7 +158,7 @@ func decodeSlot(b []byte) (gen uint64, data []byte, ok bool) {
 	}
 	gen = binary.BigEndian.Uint64(b[len(slotMagic):])
 	n := int(binary.BigEndian.Uint16(b[len(slotMagic)+8:]))
-	if gen == 0 || n > SlotBytes {
+	if gen == 0 || n > SlotBytes || len(bytes.Trim(b[slotHead+n:slotSize-slotSum], "\x00")) > 0 {
 		return 0, nil, false
 	}
 	return gen, append([]byte{}, b[slotHead:slotHead+n]...), true

@@ -38,4 +38,3 @@ func TestJournalIsFound(t *testing.T) {
 		}
 	}
 }
-
