@@ -251,23 +251,15 @@ func (l *Ledger) remove(s *stripe, pos uint32) {
 	s.index[i] = 0
 }
 
-// sweep frees dead cells. Those with a record are left to the next write, which
-// rewrites their shard.
-func (l *Ledger) sweep(s *stripe, m moment) (held int) {
+// sweep frees dead cells. Their records are over, and go when their shard is written.
+func (l *Ledger) sweep(s *stripe, m moment) {
 	for b, block := range s.blocks {
 		for i := range block {
-			c := &block[i]
-			if c.flags&live == 0 || !c.dead(m) {
-				continue
+			if c := &block[i]; c.flags&live != 0 && c.dead(m) {
+				l.remove(s, uint32(b*blockSize+i))
 			}
-			if c.shard != 0 {
-				held++
-				continue
-			}
-			l.remove(s, uint32(b*blockSize+i))
 		}
 	}
-	return held
 }
 
 // enter returns the cell for a claim that has none: a new one, or the overflow counter
@@ -291,9 +283,7 @@ func (l *Ledger) enter(s *stripe, r *throttle.Rule, k *throttle.Key, m moment, e
 					earlier[i].c.flags |= pinned
 				}
 			}
-			if l.sweep(s, m) > 0 {
-				l.urge()
-			}
+			l.sweep(s, m)
 			for i := range earlier {
 				if earlier[i].c != nil {
 					earlier[i].c.flags &^= pinned

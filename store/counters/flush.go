@@ -83,6 +83,9 @@ func (l *Ledger) gather(mode flushMode) (*writing, error) {
 	for i := range l.stripes {
 		l.gatherStripe(w, i)
 	}
+	if mode != urgentFlush {
+		l.tidy()
+	}
 	l.repeat(w)
 	if err := l.encode(w); err != nil {
 		return nil, err
@@ -159,7 +162,7 @@ func (l *Ledger) gatherStripe(w *writing, i int) {
 			switch {
 			case c.flags&live == 0 || c.flags&(burst|inflight) != 0:
 			case c.dead(w.now):
-				l.bury(s, c, pos)
+				l.remove(s, pos)
 			case w.mode == stopFlush:
 				if c.rule == nil || c.rule.Durable() {
 					if c.used > 0 || c.aux > 0 || c.shard != 0 {
@@ -177,14 +180,7 @@ func (l *Ledger) gatherStripe(w *writing, i int) {
 	}
 }
 
-// bury takes a dead cell out of its shard, which is written again without it.
-func (l *Ledger) bury(s *stripe, c *cell, pos uint32) {
-	if c.shard != 0 {
-		l.leave(c, place(&c.key, pos))
-	}
-	l.remove(s, pos)
-}
-
+// leave takes a cell out of its shard.
 func (l *Ledger) leave(c *cell, p uint32) {
 	sh := l.shard(c.shard)
 	sh.dirty = true
@@ -259,8 +255,9 @@ func (l *Ledger) assign(c *cell, p uint32) {
 			l.filling = l.freshShard()
 		}
 		c.shard = l.filling
-		sh := l.shard(c.shard)
-		sh.cells = append(sh.cells, p)
+		if sh := l.shard(c.shard); !slices.Contains(sh.cells, p) { // left there by a dead cell
+			sh.cells = append(sh.cells, p)
+		}
 	}
 	l.shard(c.shard).dirty = true
 }
@@ -283,6 +280,29 @@ func (l *Ledger) freshShard() uint16 {
 	return uint16(len(l.shards) + 1)
 }
 
+// tidy marks the shards that cells have left, so that they are written again.
+func (l *Ledger) tidy() {
+	for i := range l.shards {
+		if l.purge(uint16(i + 1)) {
+			l.shards[i].dirty = true
+		}
+	}
+}
+
+// purge takes cells that are gone out of a shard and reports whether there were any.
+// Their places may hold other keys by now.
+func (l *Ledger) purge(id uint16) bool {
+	sh := l.shard(id)
+	n := len(sh.cells)
+	sh.cells = slices.DeleteFunc(sh.cells, func(p uint32) bool {
+		s, c := l.placed(p)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return c.shard != id
+	})
+	return len(sh.cells) != n
+}
+
 // repeat notes the records of cells that are written only because their shard is. It
 // goes on until no shard is left with a cell it has not seen: a promise may move a cell.
 func (l *Ledger) repeat(w *writing) {
@@ -292,6 +312,7 @@ func (l *Ledger) repeat(w *writing) {
 			if !l.shards[i].dirty {
 				continue
 			}
+			l.purge(uint16(i + 1))
 			for _, p := range slices.Clone(l.shards[i].cells) {
 				if _, ok := w.promises[p]; ok {
 					continue
@@ -302,7 +323,9 @@ func (l *Ledger) repeat(w *writing) {
 				again = true
 				s, c := l.placed(p)
 				s.mu.Lock()
-				if c.flags&owned != 0 {
+				if c.shard != uint16(i+1) {
+					// Gone this moment: the next pass does not see it.
+				} else if c.flags&owned != 0 {
 					w.repeated[p] = recordOf(c, c.resv, int64(c.next))
 				} else {
 					// Its window turned without a record; a record of nothing would
@@ -326,8 +349,8 @@ func (l *Ledger) encode(w *writing) error {
 		for _, p := range sh.cells {
 			if pr, ok := w.promises[p]; ok {
 				records = append(records, pr.rec)
-			} else {
-				records = append(records, w.repeated[p])
+			} else if r, ok := w.repeated[p]; ok {
+				records = append(records, r)
 			}
 		}
 		change := Change{Key: shardKey(uint16(i + 1))}
@@ -388,7 +411,7 @@ func (l *Ledger) settle(w *writing, err error) {
 		}
 		for i := range l.shards {
 			sh := &l.shards[i]
-			if sh.dirty && len(sh.cells) == 0 && uint16(i+1) != l.filling {
+			if sh.dirty && len(sh.cells) == 0 && !slices.Contains(l.spare, uint16(i+1)) && uint16(i+1) != l.filling {
 				l.spare = append(l.spare, uint16(i+1))
 			}
 			sh.dirty = false
