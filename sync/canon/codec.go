@@ -67,14 +67,13 @@ func faulty(b []byte, err error) string {
 	return "of the wrong kind"
 }
 
-// keyAt names the key of pair i, as far as it can be told: the decoder does not say
-// in which map the pair stands.
+// keyAt names pair i of the map that the decoder stopped in. It does not say which
+// map that is; mostly it is the outermost.
 func keyAt(b []byte, i int) string {
-	keys := topKeys(b)
-	if i < len(keys) && len(keys) > 0 {
-		return fmt.Sprintf("%d (%s of the outermost map, or pair %d of a map inside)", i, keys[i], i)
+	if pairs := topPairs(b); i < len(pairs) {
+		return fmt.Sprintf("%s, or pair %d of a map inside,", notation(pairs[i].key), i+1)
 	}
-	return fmt.Sprintf("number %d of a map", i)
+	return fmt.Sprintf("in pair %d of a map inside", i+1)
 }
 
 // difference names the first key of the outermost map in which b and what it
@@ -107,14 +106,6 @@ func topPairs(b []byte) []pair {
 		pairs = append(pairs, pair{key, value})
 	}
 	return pairs
-}
-
-func topKeys(b []byte) []string {
-	var keys []string
-	for _, p := range topPairs(b) {
-		keys = append(keys, notation(p.key))
-	}
-	return keys
 }
 
 // notation writes a map key for people.

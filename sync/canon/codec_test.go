@@ -68,7 +68,7 @@ func TestUnmarshalRefuses(t *testing.T) {
 	}{
 		{"as it should be", "a3016178020103 80", "", ""},
 		{"not canonical", "a3016178021801 0380", refusal.CBORCanon, "shortest"},
-		{"unknown field", "a4016178020103800500", refusal.Format, "field 3 (5 of the outermost map"},
+		{"unknown field", "a4016178020103800500", refusal.Format, "field 5, or pair 4 of a map inside, is unknown"},
 		{"field missing", "a201617802 01", refusal.Format, "field 3 is missing"},
 		{"first field missing", "a202010380", refusal.Format, "field 1 is missing"},
 		{"optional field empty", "a40161780201038004 60", refusal.Format, "field 4 is empty"},

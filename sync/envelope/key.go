@@ -32,49 +32,46 @@ func (k PublicKey) ID() KeyID {
 	return sha256.Sum256(b[:])
 }
 
+// The curve of Ed25519, −x² + y² = 1 + d·x²·y² modulo p (RFC 8032 §5.1). Constants.
+var (
+	curveP    = new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
+	curveD, _ = new(big.Int).SetString("37095705934669439343138083508754565189542113879843219016388785533085940283555", 10)
+)
+
+// smallOrder holds the y of the eight points of small order, as encoded without the
+// sign of x: order 1, order 2, order 4 (two points), order 8 (twice two points).
+var smallOrder = [...]string{
+	"0100000000000000000000000000000000000000000000000000000000000000",
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"0000000000000000000000000000000000000000000000000000000000000000",
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+}
+
 // Valid returns nil for a key that ed25519.Verify judges as RFC 8032 means it, and
 // else an error that says why not: y not reduced, no point of the curve, or one of
 // the eight points of small order, under which anybody can sign.
 func (k PublicKey) Valid() error {
 	// y is little-endian; the top bit is the sign of x.
-	be := slices.Clone(k[:])
+	unsigned := k
+	unsigned[31] &= 0x7f
+	be := slices.Clone(unsigned[:])
 	slices.Reverse(be)
-	sign := be[0] >> 7
-	be[0] &= 0x7f
 	y := new(big.Int).SetBytes(be)
-
-	// p = 2^255 − 19; −x² + y² = 1 + d·x²·y² with d = −121665/121666 (RFC 8032 §5.1).
-	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
-	if y.Cmp(p) >= 0 {
+	if y.Cmp(curveP) >= 0 {
 		return fmt.Errorf("key %s: y is not below 2^255 - 19", k.short())
 	}
-	mod := func(v *big.Int) *big.Int { return v.Mod(v, p) }
-	one := big.NewInt(1)
-	d := mod(new(big.Int).Mul(big.NewInt(-121665), new(big.Int).ModInverse(big.NewInt(121666), p)))
-	yy := mod(new(big.Int).Mul(y, y))
-	u := mod(new(big.Int).Sub(yy, one))
-	v := mod(new(big.Int).Add(mod(new(big.Int).Mul(d, yy)), one)) // never 0: −1/d is no square
-	xx := mod(new(big.Int).Mul(u, new(big.Int).ModInverse(v, p)))
-	if new(big.Int).ModSqrt(xx, p) == nil {
-		return fmt.Errorf("key %s: not a point of the curve", k.short())
-	}
-	if xx.Sign() == 0 && sign == 1 {
-		return fmt.Errorf("key %s: x is 0 with its sign set", k.short())
-	}
-
-	// Order 8 divides out in three doublings: the y of 2P is (y² + x²)/(2 + x² − y²)
-	// (from the unified addition law with a = −1). Small order ends at (0, 1).
-	for range 3 {
-		num := mod(new(big.Int).Add(yy, xx))
-		den := mod(new(big.Int).Sub(new(big.Int).Add(big.NewInt(2), xx), yy))
-		y = mod(num.Mul(num, new(big.Int).ModInverse(den, p)))
-		yy = mod(new(big.Int).Mul(y, y))
-		u = mod(new(big.Int).Sub(yy, one))
-		v = mod(new(big.Int).Add(mod(new(big.Int).Mul(d, yy)), one))
-		xx = mod(new(big.Int).Mul(u, new(big.Int).ModInverse(v, p)))
-	}
-	if y.Cmp(one) == 0 {
+	if slices.Contains(smallOrder[:], hex.EncodeToString(unsigned[:])) {
 		return fmt.Errorf("key %s: a point of small order", k.short())
+	}
+	// x² = u/v with u = y² − 1, v = d·y² + 1. It has a root if and only if u·v has
+	// one, for v² is a square. Where x would be 0, y is ±1, which has small order.
+	yy := new(big.Int).Mul(y, y)
+	u := new(big.Int).Sub(yy, big.NewInt(1))
+	v := yy.Mul(yy, curveD)
+	v.Add(v, big.NewInt(1))
+	if u.Mul(u, v); big.Jacobi(u.Mod(u, curveP), curveP) != 1 {
+		return fmt.Errorf("key %s: not a point of the curve", k.short())
 	}
 	return nil
 }

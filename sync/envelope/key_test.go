@@ -36,7 +36,7 @@ func coseKey(t *testing.T, m map[int]any) []byte {
 }
 
 func TestValid(t *testing.T) {
-	for n := range 16 {
+	for n := range 200 {
 		if err := signer(n).Public().Valid(); err != nil {
 			t.Errorf("key %d: %v", n, err)
 		}
@@ -51,14 +51,14 @@ func TestValid(t *testing.T) {
 		{"order 8, other sign", "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85", "small order"},
 		{"order 8, other y", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", "small order"},
 		{"order 8, other y and sign", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa", "small order"},
-		// x is 0, so it has no sign.
-		{"order 1, sign set", "0100000000000000000000000000000000000000000000000000000000000080", "x is 0"},
-		{"order 2, sign set", "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "x is 0"},
+		{"order 1, sign set", "0100000000000000000000000000000000000000000000000000000000000080", "small order"},
+		{"order 2, sign set", "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "small order"},
 		// y = p and above.
 		{"y is p", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "not below"},
 		{"y is p + 1", "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "not below"},
 		{"y is 2^255 - 1", "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "not below"},
 		{"y is 2", "0200000000000000000000000000000000000000000000000000000000000000", "not a point"},
+		{"y is 2, sign set", "0200000000000000000000000000000000000000000000000000000000000080", "not a point"},
 		{"y is 7", "0700000000000000000000000000000000000000000000000000000000000000", "not a point"},
 		{"RFC 8032 test 1", "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", ""},
 		{"RFC 8032 test 2", "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", ""},

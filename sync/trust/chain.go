@@ -123,7 +123,7 @@ func (s State) AddRoot(env []byte) (State, Warnings, error) {
 	if err != nil {
 		return s, nil, err
 	}
-	old, _ := s.root.Keys(RoleRoot)
+	old := s.keys[RoleRoot]
 	n := s.root.Version
 	switch {
 	case head.Domain != s.root.Domain && !old.Names(m):
@@ -218,21 +218,25 @@ func (s State) mayFollow(next *Root) error {
 // take what the old epochs gave to the floor; the root's own time is added.
 func (s State) follow(env []byte, r *Root) State {
 	s.roots = append(slices.Clip(s.roots), bytes.Clone(env))
-	s.root = r
-	s.epochs = raised(s.epochs, r)
-	return s.drop().lift(RoleRoot, r.Roles[RoleRoot].Epoch, r.Issued).changed()
+	s = s.under(r).drop()
+	return s.lift(RoleRoot, r.Roles[RoleRoot].Epoch, r.Issued).changed()
 }
 
-// raised returns the epochs with those of r.
-func raised(epochs map[RoleNumber]uint64, r *Root) map[RoleNumber]uint64 {
-	e := maps.Clone(epochs)
-	if e == nil {
-		e = make(map[RoleNumber]uint64)
+// under returns the state with what derives from r, its newest root.
+func (s State) under(r *Root) State {
+	s.root = r
+	s.keys = make(map[RoleNumber]envelope.Keys, len(r.Roles))
+	s.epochs = maps.Clone(s.epochs)
+	if s.epochs == nil {
+		s.epochs = make(map[RoleNumber]uint64)
 	}
 	for n, role := range r.Roles {
-		e[n] = max(e[n], role.Epoch)
+		s.epochs[n] = max(s.epochs[n], role.Epoch)
+		if keys, ok := r.Keys(n); ok {
+			s.keys[n] = keys
+		}
 	}
-	return e
+	return s
 }
 
 // RootExpiry returns W_ROOT_EXPIRED if the newest root is past its time. Roots are

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"testing"
 
 	"tidegate/policy/refusal"
@@ -54,31 +55,45 @@ func FuzzChain(f *testing.F) {
 	f.Add([]byte{0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0})
 	f.Add([]byte{0, 1, 3, 1, 3, 1, 1, 5, 1, 2, 9, 0, 1, 7, 2, 7, 0, 0, 0, 2, 1, 1})
 	f.Add([]byte("rotate, revoke, cut, restart, confirm, and all of it once more"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		in := &script{b[:min(len(b), 256)]}
-		s := pinned(t, root(1), 0)
-		for len(in.b) > 0 {
-			switch in.n(6) {
-			case 0, 1, 2:
-				s = fuzzRoot(t, s, in)
-			case 3:
-				o := with(offer(uint64(in.n(8)), byte(in.n(4)+1)), func(o *Offer) { o.Epoch = uint64(in.n(3)) })
-				s = fuzzOffer(t, s, o, in.n(2) == 0)
-			case 4:
-				s = reload(t, s)
-			case 5:
-				o := offer(uint64(in.n(8)), byte(in.n(4)+1))
-				if next := s.Fail(o, refusal.Health); next.Floor() != s.Floor() {
-					t.Fatal("a failure moved the floor")
-				} else {
-					s = next
-				}
-			}
-		}
-	})
+	f.Fuzz(drive)
 }
 
-func fuzzRoot(t *testing.T, s State, in *script) State {
+// TestChainAgainstRules runs what FuzzChain runs on a few scripts drawn by lot.
+func TestChainAgainstRules(t *testing.T) {
+	for seed := range uint64(40) {
+		b := make([]byte, 160)
+		lot := rand.New(rand.NewPCG(seed, 1))
+		for i := range b {
+			b[i] = byte(lot.Uint32())
+		}
+		drive(t, b)
+	}
+}
+
+// drive runs one script: roots, bundles, restarts and failures on one device.
+func drive(t *testing.T, b []byte) {
+	in := &script{b[:min(len(b), 256)]}
+	s := pinned(t, root(1), 0)
+	for len(in.b) > 0 {
+		switch in.n(6) {
+		case 0, 1, 2:
+			s = driveRoot(t, s, in)
+		case 3:
+			o := with(offer(uint64(in.n(8)), byte(in.n(4)+1)), func(o *Offer) { o.Epoch = uint64(in.n(3)) })
+			s = driveOffer(t, s, o, in.n(2) == 0)
+		case 4:
+			s = reload(t, s)
+		case 5:
+			next := s.Fail(offer(uint64(in.n(8)), byte(in.n(4)+1)), refusal.Health)
+			if next.Floor() != s.Floor() {
+				t.Fatal("a failure moved the floor")
+			}
+			s = next
+		}
+	}
+}
+
+func driveRoot(t *testing.T, s State, in *script) State {
 	old := s.Root()
 	role := in.some()
 	next := root(old.Version + uint64(in.n(3))).with(func(r *Root) {
@@ -114,7 +129,7 @@ func fuzzRoot(t *testing.T, s State, in *script) State {
 	return got
 }
 
-func fuzzOffer(t *testing.T, s State, o Offer, confirm bool) State {
+func driveOffer(t *testing.T, s State, o Offer, confirm bool) State {
 	before := record(t, s)
 	verdict, _, err := s.Judge(o, device, Moment{Floor: s.Floor().Unix})
 	if record(t, s) != before {

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"fmt"
 
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
@@ -34,6 +35,9 @@ func (s State) Mark(limit int) ([]byte, error) {
 			}
 			b = more
 		}
+	}
+	if len(b) > limit {
+		return nil, fmt.Errorf("mark of the trust state takes %d bytes, at most %d are there", len(b), limit)
 	}
 	return b, nil
 }

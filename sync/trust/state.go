@@ -23,7 +23,8 @@ type State struct {
 	enrolment  []byte // the signed message
 
 	// Derived from the above.
-	root     *Root                 // the newest
+	root     *Root // the newest
+	keys     map[RoleNumber]envelope.Keys
 	epochs   map[RoleNumber]uint64 // the highest of each role since the pin
 	enrolled *Enrolment
 }
@@ -169,7 +170,7 @@ func (s State) Verify(role RoleNumber, kind envelope.Kind, env []byte) ([]byte, 
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, ok := s.root.Keys(role)
+	keys, ok := s.keys[role]
 	if !ok {
 		return nil, nil, refusal.New(refusal.SigThreshold, "the trust root (version %d) has no role %s", s.root.Version, role)
 	}
@@ -309,14 +310,12 @@ func Load(record []byte, roots [][]byte, build uint64) (State, error) {
 	if uint64(len(roots)) != w.Steps || s.Chain() != w.Chain {
 		return State{}, refusal.New(refusal.State, "trust state belongs to %d other roots than the %d stored beside it", w.Steps, len(roots))
 	}
-	s.epochs = make(map[RoleNumber]uint64)
 	for _, env := range roots {
 		r, err := openRoot(env)
 		if err != nil {
 			return State{}, unreadable(err)
 		}
-		s.root = r
-		s.epochs = raised(s.epochs, r)
+		s = s.under(r)
 	}
 	if len(w.Enrolment) > 0 {
 		e, err := openEnrolment(w.Enrolment)
