@@ -168,8 +168,8 @@ func TestLast32FailuresAreRemembered(t *testing.T) {
 
 func TestMark(t *testing.T) {
 	s := full(t)
-	if b, err := s.Mark(100); err == nil {
-		t.Errorf("mark of %d bytes where 100 are there", len(b))
+	if b, err := s.Mark(80); err == nil {
+		t.Errorf("mark of %d bytes where 80 are there", len(b))
 	}
 	for _, limit := range []int{230, 300, 430} {
 		b, err := s.Mark(limit)
