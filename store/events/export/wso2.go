@@ -291,18 +291,25 @@ func quoted(s string) string {
 	return string(b)
 }
 
-// escape takes the separators of the format out of a value, and line ends. A value that ends
-// like the first half of a separator would make one with what follows.
+// escape takes the separators of the format out of a value, and line ends. What looks like a
+// part of a separator at either end of a value would make one with its neighbours.
 func escape(s string) string {
 	if strings.ContainsAny(s, "\r\n") {
 		s = strings.NewReplacer("\r", "%0D", "\n", "%0A").Replace(s)
 	}
-	for _, letter := range []string{"K", "E", "O"} {
-		if half := "-" + letter + "S"; strings.Contains(s, half) {
-			s = strings.ReplaceAll(s, half+"-", "%2D"+letter+"S%2D")
-			if strings.HasSuffix(s, half) {
-				s = strings.TrimSuffix(s, half) + "%2D" + letter + "S"
-			}
+	for _, letters := range []string{"KS", "ES", "OS"} {
+		if !strings.Contains(s, letters) {
+			continue
+		}
+		if s == letters {
+			return fmt.Sprintf("%%%02X", s[0]) + s[1:]
+		}
+		s = strings.ReplaceAll(s, "-"+letters+"-", "%2D"+letters+"%2D")
+		if rest, ok := strings.CutSuffix(s, "-"+letters); ok {
+			s = rest + "%2D" + letters
+		}
+		if rest, ok := strings.CutPrefix(s, letters+"-"); ok {
+			s = letters + "%2D" + rest
 		}
 	}
 	return s
