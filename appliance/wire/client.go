@@ -67,6 +67,8 @@ type Request struct {
 	Body    io.Reader     // nil: none
 	Length  int64         // of Body; -1: not known, sent chunked
 	Trailer func() Header // asked after Body's EOF; nil: none. Needs Length -1 with HTTP/1.1
+	// Announced names the trailer fields, separated by commas. HTTP/2 sends trailers only if it names one.
+	Announced string
 
 	Upgrade  string // "websocket": asks for a 101
 	Trailers bool   // sends "TE: trailers"

@@ -31,6 +31,7 @@ type Head struct {
 	Upgrade   string // "websocket" when a well-formed upgrade is asked for, else ""
 	Length    int64  // of the body; 0: none, -1: not known
 	Trailers  bool   // te: trailers was sent
+	Announced string // names of the request's trailer fields, as the Trailer field has them
 	GRPC      bool   // content type application/grpc…
 	Proto     string // "HTTP/1.0", "HTTP/1.1", "HTTP/2.0"
 }

@@ -171,6 +171,12 @@ func (x *stdCall) readHead() *refusal {
 	if x.hostLen, err = checkHost(bytesOf(r.Host)); err != nil {
 		return err
 	}
+	for name := range r.Trailer {
+		if q.Announced != "" {
+			q.Announced += ", "
+		}
+		q.Announced += name
+	}
 	names := make([]string, 0, len(r.Header))
 	for name := range r.Header {
 		names = append(names, name)

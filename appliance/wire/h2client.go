@@ -135,6 +135,12 @@ func (h *h2client) request(ctx context.Context, r *Request, up *upload) *http.Re
 		q.Body, q.ContentLength = up, r.Length
 		if r.Trailer != nil {
 			q.Trailer = http.Header{}
+			tokens(bytesOf(r.Announced), func(t []byte) bool {
+				if all(t, isName) && !noTrailer(t) {
+					q.Trailer[http.CanonicalHeaderKey(string(t))] = nil
+				}
+				return true
+			})
 			up.trailer = q.Trailer
 		}
 	}

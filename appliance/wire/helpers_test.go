@@ -100,7 +100,7 @@ func proxy(c *Client) Handler {
 		if q.Length != 0 {
 			r.Body = x.RequestBody()
 			if q.Length < 0 {
-				r.Trailer = x.RequestTrailer
+				r.Trailer, r.Announced = x.RequestTrailer, q.Announced
 			}
 		}
 		resp, err := c.Do(x.Context(), &r)

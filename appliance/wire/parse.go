@@ -110,6 +110,9 @@ func parseRequest(b []byte, lim *Limits, q *request) *refusal {
 			}
 			q.expect = !q.http10
 			continue
+		case len(name) == 7 && fold(name, "trailer"):
+			q.Announced = text(value)
+			continue
 		case hopByHop(name):
 			continue
 		case len(name) == 12 && fold(name, "content-type"):

@@ -407,7 +407,13 @@ func (cc *clientConn) send(r *Request) error {
 			return err
 		}
 	default:
-		cc.puts("Transfer-Encoding: chunked\r\n\r\n")
+		cc.puts("Transfer-Encoding: chunked\r\n")
+		if r.Trailer != nil && r.Announced != "" {
+			cc.puts("Trailer: ")
+			cc.puts(oneLine(r.Announced))
+			cc.puts("\r\n")
+		}
+		cc.puts("\r\n")
 		if err := cc.sendChunked(r); err != nil {
 			return err
 		}
