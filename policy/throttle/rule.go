@@ -12,9 +12,9 @@ import (
 	"tidegate/policy"
 )
 
-// MaxLimit is the largest number of units a rule may allow in one window (2^50: a
-// pebibyte, or 35 million calls per second for a year).
-const MaxLimit = 1 << 50
+// MaxLimit is the largest number of units a rule may allow in one window (2^53:
+// eight pebibytes). Sums of a few of them stay far within 64 bits.
+const MaxLimit = 1 << 53
 
 // DurableWindow is the shortest window whose counts are worth a write. Counts of a
 // shorter one live in memory; after a start its first window counts as full.
@@ -171,8 +171,8 @@ func (r *Rule) Durable() bool {
 // Warns reports whether a count of used units is at or above the warning percentage.
 func (r *Rule) Warns(used int64) bool { return used >= r.warn }
 
-// maxBurst keeps (limit + calls)·every far from the end of int64.
-const maxBurst = 24 * time.Hour
+// maxBurst keeps limit·every, which is below length + limit, far from the end of int64.
+const maxBurst = MaxWindow
 
 // Bucket takes n calls from a leaky bucket (GCRA) whose theoretical arrival time is
 // tat, both in powered-on time. It returns the new arrival time and true, or tat and

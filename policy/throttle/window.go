@@ -37,8 +37,8 @@ const (
 	Month
 )
 
-// MaxWindow is the longest window: a leap year and a day.
-const MaxWindow = 367 * 24 * time.Hour
+// MaxWindow is the longest window.
+const MaxWindow = 10 * 366 * 24 * time.Hour
 
 // A Window says when a count begins anew.
 type Window struct {

@@ -1,0 +1,171 @@
+package throttle
+
+import (
+	"net/netip"
+	"net/textproto"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"tidegate/policy"
+)
+
+// conditions decide whether a group applies. For each kind of condition: all plain ones
+// hold, and not all inverted ones do.
+type conditions struct {
+	plain    []condition
+	inverted [policy.OnClaim + 1][]condition
+}
+
+type condition struct {
+	kind    policy.ConditionKind
+	name    string
+	exact   string
+	pattern *regexp.Regexp // nil: exact
+	ranges  ranges
+}
+
+func (c *compiler) conditions(what string, list []policy.Condition) (out conditions) {
+	for i := range list {
+		p := &list[i]
+		n := condition{kind: p.Kind, name: p.Name}
+		switch p.Kind {
+		case policy.OnIP:
+			if len(p.Ranges) == 0 {
+				c.fault("%s: an address condition without addresses never holds", what)
+			}
+			n.ranges = newRanges(p.Ranges)
+		case policy.OnHeader, policy.OnQuery, policy.OnClaim:
+			if p.Name == "" {
+				c.fault("%s: condition %d names no header, parameter or claim", what, i+1)
+			}
+			if p.Kind == policy.OnHeader {
+				n.name = textproto.CanonicalMIMEHeaderKey(p.Name)
+			}
+			if n.exact = p.Pattern; !p.Exact {
+				re, err := regexp.Compile(p.Pattern)
+				if err != nil {
+					c.fault("%s: pattern of %q: %w", what, p.Name, err)
+					continue
+				}
+				n.pattern = re
+			}
+		default:
+			c.fault("%s: unknown kind of condition %d", what, p.Kind)
+			continue
+		}
+		if p.Invert {
+			out.inverted[p.Kind] = append(out.inverted[p.Kind], n)
+		} else {
+			out.plain = append(out.plain, n)
+		}
+	}
+	return out
+}
+
+func (c *conditions) hold(call policy.Call, who *policy.Principal) bool {
+	if !all(c.plain, call, who) {
+		return false
+	}
+	for _, list := range c.inverted {
+		if len(list) > 0 && all(list, call, who) {
+			return false
+		}
+	}
+	return true
+}
+
+func all(list []condition, call policy.Call, who *policy.Principal) bool {
+	for i := range list {
+		if !list[i].holds(call, who) {
+			return false
+		}
+	}
+	return true
+}
+
+// holds reports whether one of the values matches: a caller who sends a header twice
+// does not get around a limit.
+func (c *condition) holds(call policy.Call, who *policy.Principal) bool {
+	switch c.kind {
+	case policy.OnIP:
+		return c.ranges.contain(call.Client())
+	case policy.OnHeader:
+		found := false
+		call.HeaderValues(c.name, func(v string) bool {
+			found = c.match(v)
+			return !found
+		})
+		return found
+	case policy.OnQuery:
+		return c.query(call.Query())
+	case policy.OnClaim:
+		if who != nil {
+			return slices.ContainsFunc(who.Claims.Values(c.name), c.match)
+		}
+	}
+	return false
+}
+
+// match reports whether the pattern is found in a value; an empty value never matches.
+func (c *condition) match(v string) bool {
+	switch {
+	case v == "":
+		return false
+	case c.pattern == nil:
+		return v == c.exact
+	}
+	return c.pattern.MatchString(v)
+}
+
+// query looks for the parameter in a query as sent.
+func (c *condition) query(raw string) bool {
+	for raw != "" {
+		var pair string
+		pair, raw, _ = strings.Cut(raw, "&")
+		name, value, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(name); err != nil || name != c.name {
+			continue
+		}
+		if value, err := url.QueryUnescape(value); err == nil && c.match(value) {
+			return true
+		}
+	}
+	return false
+}
+
+// ranges are spans of addresses, ascending and apart, for binary search.
+type ranges []policy.Range
+
+func newRanges(list []policy.Range) ranges {
+	r := make(ranges, 0, len(list))
+	for _, x := range list {
+		x.From, x.To = plainAddr(x.From), plainAddr(x.To)
+		r = append(r, x)
+	}
+	slices.SortFunc(r, func(a, b policy.Range) int { return a.From.Compare(b.From) })
+	out := r[:0]
+	for _, x := range r {
+		if n := len(out); n > 0 && out[n-1].To.BitLen() == x.From.BitLen() && !out[n-1].To.Less(x.From) {
+			if out[n-1].To.Less(x.To) {
+				out[n-1].To = x.To
+			}
+			continue
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// contain reports whether a lies in one of the ranges.
+func (r ranges) contain(a netip.Addr) bool {
+	a = plainAddr(a)
+	i, found := slices.BinarySearchFunc(r, a, func(x policy.Range, a netip.Addr) int { return x.From.Compare(a) })
+	if found {
+		return true
+	}
+	return i > 0 && r[i-1].Contains(a)
+}
+
+func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
