@@ -173,6 +173,20 @@ func TestReaderOverOddSources(t *testing.T) {
 	}
 }
 
+func TestBytesUpToTheLimit(t *testing.T) {
+	file := sequence("tide-bundle", []byte("12345"))
+	for limit, word := range map[int]refusal.Word{5: "", 6: "", 4: refusal.Limit, 0: refusal.Limit, -1: refusal.Limit} {
+		r := NewReader(bytes.NewReader(file))
+		if err := r.Magic("tide-bundle"); err != nil {
+			t.Fatal(err)
+		}
+		b, err := r.Bytes(limit)
+		if got, _ := refusal.Of(err); got != word || err == nil && string(b) != "12345" {
+			t.Errorf("limit %d: got %q, %v, want word %q", limit, b, err, word)
+		}
+	}
+}
+
 func TestReaderWantsStringsReadToTheEnd(t *testing.T) {
 	r := NewReader(bytes.NewReader(sequence("tide-bundle", []byte("first"), []byte("second"))))
 	if err := r.Magic("tide-bundle"); err != nil {

@@ -196,10 +196,14 @@ func TestC16OrderInAFile(t *testing.T) {
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			s := follow(t, pinned(t, root(1), 0), root(2), 0)
-			got, _, err := s.AddRoots(v.file, built, func(State) error { return nil })
+			kept := s.Root().Version
+			got, _, err := s.AddRoots(v.file, built, func(s State) error {
+				kept++
+				return nil
+			})
 			wantRefusal(t, err, v.word, v.reason)
-			if got.Root().Version != v.at {
-				t.Errorf("at root %d, want %d", got.Root().Version, v.at)
+			if got.Root().Version != v.at || kept != v.at {
+				t.Errorf("at root %d, kept up to %d, want %d", got.Root().Version, kept, v.at)
 			}
 		})
 	}
@@ -357,7 +361,11 @@ func TestVerify(t *testing.T) {
 			wantRefusal(t, err, v.word, v.reason)
 		})
 	}
-	_, _, err := s.Verify(RoleNumber(3), envelope.Manifest, sign(t, envelope.Manifest, object(t, ours), 20))
+	two := pinned(t, root(1).with(func(r *Root) { r.Roles[RoleRelease] = keys(2, 20, 21) }), 0)
+	elsewhere := object(t, with(func(c *Common) { c.Domain = Domain{'x'} }))
+	_, _, err := two.Verify(RoleRelease, envelope.Manifest, sign(t, envelope.Manifest, elsewhere, 20, 9))
+	wantRefusal(t, err, refusal.SigThreshold, "1 of 2") // one of our keys signed it: not just a stray file
+	_, _, err = s.Verify(RoleNumber(3), envelope.Manifest, sign(t, envelope.Manifest, object(t, ours), 20))
 	wantRefusal(t, err, refusal.SigThreshold, "no role number 3")
 }
 

@@ -82,6 +82,13 @@ func TestRaisedEpochDropsTime(t *testing.T) {
 	wantFloor(t, follow(t, late, root(3).with(epoch(RoleRoot, 1)), 0), built+3*day, "trust root")
 }
 
+// What the device knows by itself hangs on no role, not even on one that a root numbers 0.
+func TestOwnTimeIsNotDropped(t *testing.T) {
+	s := pinned(t, root(1), 0).SetTime((built + 50*day) * 1000)
+	s = follow(t, s, root(2).with(func(r *Root) { r.Roles[0] = keys(1, 1); epoch(0, 9)(r) }), 0)
+	wantFloor(t, s, built+50*day, "set on this device")
+}
+
 func TestAttest(t *testing.T) {
 	s := pinned(t, root(1).with(epoch(RoleTime, 2)), 0)
 	const offline = built + day

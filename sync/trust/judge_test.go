@@ -96,6 +96,17 @@ func TestNewEpochEndsAFastForward(t *testing.T) {
 	}
 	_, _, err = s.Judge(with(good, func(o *Offer) { o.Seq = 1<<20 + 1 }), device, serving)
 	wantRefusal(t, err, refusal.Limit, "seq jump: from 0")
+
+	// Nor does a minimum of the old epoch help to jump in the new one.
+	s = pinned(t, root(1).with(func(r *Root) {
+		epoch(RoleRelease, 1)(r)
+		r.Minimums = []Minimum{{Product: "gate", Channel: "stable", Seq: 1 << 30}}
+	}), 0)
+	_, _, err = s.Judge(with(good, func(o *Offer) { o.Seq = 1<<20 + 1 }), device, Moment{})
+	wantRefusal(t, err, refusal.Limit, "seq jump: from 0")
+	if v, _, err := s.Judge(good, device, Moment{}); v != Install {
+		t.Errorf("bundle 1 above a minimum of the old epoch: %v, %v", v, err)
+	}
 }
 
 func TestE1E3E7Target(t *testing.T) {
@@ -177,6 +188,18 @@ func TestD10D11D14Times(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The bound on issued follows the program as well as the root, whichever is later.
+func TestD14BoundFollowsTheBuild(t *testing.T) {
+	o := with(offer(1, 1), func(o *Offer) { o.Issued = built + 15*year })
+	s := pinned(t, root(1), 0)
+	_, _, err := s.Judge(o, device, Moment{})
+	wantRefusal(t, err, refusal.TimeJump, "10 years")
+	_, _, err = s.Built(built+6*year).Judge(o, device, Moment{})
+	wantRefusal(t, err, "", "")
+	_, _, err = follow(t, s, root(2).with(func(r *Root) { r.Issued = built + 6*year }), 0).Judge(o, device, Moment{})
+	wantRefusal(t, err, "", "")
 }
 
 // TestOrderOfJudgement lets one more thing be wrong at each step: the first counts.

@@ -56,6 +56,7 @@ func TestRootRules(t *testing.T) {
 		return func(r *Root) { r.Roles[RoleRelease] = Role{Threshold: 1, Keys: []Key{k}} }
 	}
 	raw := func(b ...byte) func(*Root) { return one(Key{Other: b}) }
+	goodKey := signer(1).Public()
 	for _, v := range []struct {
 		name   string
 		change func(*Root)
@@ -86,6 +87,7 @@ func TestRootRules(t *testing.T) {
 		{"key with text value", raw(0xa1, 0x01, 0x61, 'a'), refusal.Root, "neither an integer nor bytes"},
 		{"Ed25519 key without x", raw(0xa2, 0x01, 0x01, 0x20, 0x06), refusal.Root, "want 32 and 3"},
 		{"Ed25519 key of 1 byte", raw(0xa3, 0x01, 0x01, 0x20, 0x06, 0x21, 0x41, 0x00), refusal.Root, "of 1 bytes"},
+		{"Ed25519 key with a field more", raw(append([]byte{0xa4, 0x01, 0x01, 0x03, 0x27, 0x20, 0x06, 0x21, 0x58, 0x20}, goodKey[:]...)...), refusal.Root, "32 bytes and 4 fields"},
 		{"minimums not sorted", func(r *Root) {
 			r.Minimums = []Minimum{{Product: "gate", Channel: "b"}, {Product: "gate", Channel: "a"}}
 		}, refusal.Root, "ascending"},

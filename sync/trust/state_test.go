@@ -150,6 +150,9 @@ func TestLast32FailuresAreRemembered(t *testing.T) {
 	s := pinned(t, root(1), 0)
 	for n := range 40 {
 		s = s.Fail(offer(uint64(n+1), byte(n+1)), refusal.Health)
+		if len(s.failed) > MaxFailures {
+			t.Fatalf("%d failures are remembered", len(s.failed))
+		}
 	}
 	s = s.Fail(offer(20, 20), refusal.Compile) // again, with another word
 	for n := 1; n <= 40; n++ {
