@@ -53,8 +53,8 @@ type WSO2 struct {
 // usageFile is the entry of each zip.
 const usageFile = "api-usage-data.dat"
 
-// Export writes the batches that end at or after since, each of them whole: a part of a
-// batch under the batch's name would make the receiver refuse the rest. A batch without
+// Export writes the batches with an event at or after since, each of them whole: a part of
+// a batch under the batch's name would make the receiver refuse the rest. A batch without
 // anything the format has a place for gives no file.
 func (x *WSO2) Export(batches Batches, since time.Time) (Tally, error) {
 	var tally Tally
@@ -62,33 +62,37 @@ func (x *WSO2) Export(batches Batches, since time.Time) (Tally, error) {
 		if err != nil {
 			return tally, fmt.Errorf("read events: %w", err)
 		}
-		if b.Start.Unix.Add(b.Span).Before(since) {
-			tally.Earlier += b.Count
-			continue
-		}
-		if err := x.file(b, &tally); err != nil {
+		if err := x.file(b, since, &tally); err != nil {
 			return tally, fmt.Errorf("batch %d: %w", b.Seq, err)
 		}
 	}
 	return tally, nil
 }
 
-func (x *WSO2) file(b *batch.Batch, tally *Tally) error {
+func (x *WSO2) file(b *batch.Batch, since time.Time, tally *Tally) error {
 	var lines strings.Builder
-	index := 0
+	var latest time.Time
+	index, placed := 0, 0
 	for e, err := range b.Events() {
 		if err != nil {
 			return err
 		}
 		if line, ok := x.line(&entry{Event: e, batch: &b.Header, index: index}); ok {
 			lines.WriteString(line)
-			tally.Events++
-		} else {
-			tally.Refused++
+			placed++
+		}
+		if e.Time.After(latest) {
+			latest = e.Time
 		}
 		index++
 	}
-	if lines.Len() == 0 {
+	if latest.Before(since) {
+		tally.Earlier += index
+		return nil
+	}
+	tally.Events += placed
+	tally.Refused += index - placed
+	if placed == 0 {
 		return nil
 	}
 	f, err := x.Create(x.name(&b.Header))
