@@ -52,7 +52,7 @@ func keySet(t testing.TB) *policy.Set {
 	)
 	slices.SortFunc(k, func(a, b policy.HashedKey) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
 	set.APIKeys = policy.APIKeys{Keys: k, Issuers: []policy.Issuer{{Name: "keys", Issuer: "https://localhost:9095/apikey", Algorithms: []string{"RS256"},
-		Keys: []policy.Key{{ID: "ballerina", PKIX: pkix(t, otherRSA())}}}}}
+		Keys: []policy.Key{{ID: "ballerina", PKIX: public(t, otherRSA())}}}}}
 	set.Revoked = revoked(revoke(policy.RevokedKey, []byte(revokedKey)))
 	return set
 }

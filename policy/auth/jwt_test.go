@@ -103,7 +103,7 @@ func TestHostileTokens(t *testing.T) {
 		{"alg none", b64([]byte(`{"alg":"none"}`)) + "." + part[1] + ".", "is not well-formed"},
 		{"alg None", b64([]byte(`{"alg":"None"}`)) + "." + part[1] + "." + part[2], "is not well-formed"},
 		{"alg none with a signature", b64([]byte(`{"alg":"none"}`)) + "." + part[1] + "." + part[2], "signature does not fit"},
-		{"HMAC with the public key", mint(t, "HS256", pkix(t, rsaKey()), nil, claims(nil)), "signature does not fit"},
+		{"HMAC with the public key", mint(t, "HS256", public(t, rsaKey()), nil, claims(nil)), "signature does not fit"},
 		{"alg is a number", b64([]byte(`{"alg":256}`)) + "." + part[1] + "." + part[2], "is not well-formed"},
 		{"alg not allowed by the issuer", mint(t, "RS512", rsaKey(), nil, claims(nil)), "no key of the issuer may check"},
 		{"other type of key", mint(t, "ES256", p256(), nil, claims(nil)), "no key of the issuer may check"},
@@ -255,7 +255,7 @@ func TestNewRefusesIssuersThatWouldBeWeak(t *testing.T) {
 	if err != nil {
 		t.Skip("this Go refuses to make a small key to test with: " + err.Error())
 	}
-	key := []policy.Key{{PKIX: pkix(t, rsaKey())}}
+	key := []policy.Key{{PKIX: public(t, rsaKey())}}
 	for _, tc := range []struct {
 		i    policy.Issuer
 		want string
@@ -268,7 +268,7 @@ func TestNewRefusesIssuersThatWouldBeWeak(t *testing.T) {
 		{policy.Issuer{Name: "x", Issuer: "i", Algorithms: []string{"ES256"}, Keys: key}, "fits"},
 		{policy.Issuer{Name: "x", Issuer: "i", Leeway: 61, Algorithms: []string{"RS256"}, Keys: key}, "leeway"},
 		{policy.Issuer{Name: "x", Issuer: "i", Algorithms: []string{"RS256"}, Keys: []policy.Key{{PKIX: []byte("x")}}}, "key 0"},
-		{policy.Issuer{Name: "x", Issuer: "i", Algorithms: []string{"RS256"}, Keys: []policy.Key{{PKIX: pkix(t, small)}}}, "1024 bits"},
+		{policy.Issuer{Name: "x", Issuer: "i", Algorithms: []string{"RS256"}, Keys: []policy.Key{{PKIX: public(t, small)}}}, "1024 bits"},
 	} {
 		_, err := auth.New(&policy.Set{Issuers: []policy.Issuer{tc.i}}, auth.Options{})
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), `"x"`) {

@@ -65,7 +65,7 @@ func ecKey(c elliptic.Curve) *ecdsa.PrivateKey {
 	return k
 }
 
-func pkix(t testing.TB, k crypto.Signer) []byte {
+func public(t testing.TB, k crypto.Signer) []byte {
 	t.Helper()
 	b, err := x509.MarshalPKIXPublicKey(k.Public())
 	if err != nil {
@@ -173,11 +173,11 @@ func base(t testing.TB) *policy.Set {
 		Plans: []policy.Plan{{Kind: policy.SubscriptionPlan, Name: "Gold"}, {Kind: policy.SubscriptionPlan, Name: policy.DefaultPlan}},
 		Issuers: []policy.Issuer{
 			{Name: "apim", Issuer: "https://apim.example/token", Audience: []string{"http://org.wso2.apimgt/gateway"},
-				Algorithms: []string{"RS256"}, SingleKey: true, Keys: []policy.Key{{ID: "alias", PKIX: pkix(t, rsaKey())}}},
+				Algorithms: []string{"RS256"}, SingleKey: true, Keys: []policy.Key{{ID: "alias", PKIX: public(t, rsaKey())}}},
 			{Name: "jwks", Issuer: "https://idp.example", Algorithms: []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"},
 				Leeway: 30, ConsumerKey: "azp", Claims: []policy.ClaimRename{{From: "scp", To: "scope"}, {From: "upn", To: "sub", Prefix: "corp-"}},
-				Keys: []policy.Key{{ID: "rsa", PKIX: pkix(t, rsaKey())}, {ID: "p256", PKIX: pkix(t, p256())}, {ID: "p384", PKIX: pkix(t, p384())},
-					{ID: "p521", PKIX: pkix(t, p521())}, {ID: "ed", PKIX: pkix(t, edKey())}, {ID: "pinned", Algorithm: "PS256", Thumbprint: "TP", PKIX: pkix(t, otherRSA())}}},
+				Keys: []policy.Key{{ID: "rsa", PKIX: public(t, rsaKey())}, {ID: "p256", PKIX: public(t, p256())}, {ID: "p384", PKIX: public(t, p384())},
+					{ID: "p521", PKIX: public(t, p521())}, {ID: "ed", PKIX: public(t, edKey())}, {ID: "pinned", Algorithm: "PS256", Thumbprint: "TP", PKIX: public(t, otherRSA())}}},
 		},
 		Applications: []policy.Application{
 			{ID: "app-a", Name: "Reader", Owner: "owner-a", Plan: "50PerMin", Keys: []policy.ConsumerKey{{Key: "known"}, {Key: "known-sandbox", Type: policy.Sandbox}}},
