@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"tidegate/cmd/cli"
+	"tidegate/examples"
+	"tidegate/policy/project"
+	"tidegate/policy/refusal"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "init DIR",
+		Short: "Make a runnable project with a sample API",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir := args[0]
+			if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+				return fmt.Errorf("%s: the folder is not empty; a project is only made in a new or empty one", dir)
+			}
+			if err := os.CopyFS(dir, examples.Meters()); err != nil {
+				return err
+			}
+			if a.json {
+				return a.JSON(map[string]string{"project": dir})
+			}
+			a.Say("%s: made. Next: tidectl dev --demo-backend %s", dir, dir)
+			return nil
+		},
+	}
+}
+
+func (a *app) validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate [DIR]",
+		Short: "Report every error of a project, with file and line",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			p, err := a.loadProject(dir)
+			if err != nil {
+				return err
+			}
+			ops := 0
+			for i := range p.Set.APIs {
+				ops += len(p.Set.APIs[i].Operations)
+			}
+			if a.json {
+				return a.JSON(map[string]any{"valid": true, "apis": len(p.Set.APIs), "operations": ops, "plans": len(p.Set.Plans)})
+			}
+			a.Say("%s: valid: %d APIs, %d operations, %d plans", dir, len(p.Set.APIs), ops, len(p.Set.Plans))
+			return nil
+		},
+	}
+}
+
+// findingView is a finding as JSON shows it.
+type findingView struct {
+	File     string `json:"file,omitempty"`
+	Line     int    `json:"line,omitempty"`
+	Severity string `json:"severity"`
+	Object   string `json:"object,omitempty"`
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+	Security bool   `json:"security,omitempty"`
+}
+
+// loadProject reads a project and reports what there is to say about it. A project with
+// mistakes is exit code 60, after all of them were printed.
+func (a *app) loadProject(dir string) (*project.Project, error) {
+	if info, err := os.Stat(dir); err != nil {
+		return nil, err
+	} else if !info.IsDir() {
+		return nil, cli.Usage("%s is not a folder", dir)
+	}
+	p, findings := project.Load(os.DirFS(dir))
+	views := make([]findingView, 0, len(findings))
+	errors := 0
+	for _, f := range findings {
+		if f.Pos.File != "" {
+			f.Pos.File = filepath.Join(dir, f.Pos.File)
+		}
+		views = append(views, findingView{f.Pos.File, f.Pos.Line, f.Severity.String(), f.Object, f.Message, f.Hint, f.Security})
+		if f.Severity == project.Error {
+			errors++
+		}
+		if !a.json {
+			a.Say("%s", f.String())
+			if f.Hint != "" {
+				a.Say("  hint: %s", f.Hint)
+			}
+		}
+	}
+	if a.json && p == nil {
+		if err := a.JSON(map[string]any{"valid": p != nil, "findings": views}); err != nil {
+			return nil, err
+		}
+	}
+	if p == nil {
+		a.Say("tidectl: %s: %d mistakes; nothing was built", dir, errors)
+		return nil, cli.StatusError(refusal.Compile.Exit())
+	}
+	return p, nil
+}
