@@ -320,6 +320,32 @@ func TestARingThatTurnsDuringAnExportIsNoTampering(t *testing.T) {
 	}
 }
 
+// The largest entries, a full ring and more: the log stays in its share of state.db, which
+// counters and trust state have to fit beside.
+func TestAFullRingFitsInStateDB(t *testing.T) {
+	l, db, _ := newLog(t, newSigner(), 0)
+	const total, step = Keep + 3*checkpointEvery, 512
+	for from := 0; from < total; from += step {
+		if err := db.Update(func(tx *store.Tx) error {
+			for i := from; i < from+step; i++ {
+				e := entry(i, Alarm)
+				e.Wall, e.Word, e.Source, e.Detail = day, refusal.StateRollback, strings.Repeat("s", maxSource), strings.Repeat("d", maxDetail)
+				if _, err := l.Append(tx, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatalf("after %d: %v", from, err)
+		}
+	}
+	s := db.Stats()
+	t.Logf("%d entries: %d KiB of %d", Keep, s.UsedBytes>>10, s.MaxBytes>>10)
+	if s.UsedBytes > s.MaxBytes*6/10 {
+		t.Errorf("%d of %d bytes are used", s.UsedBytes, s.MaxBytes)
+	}
+}
+
 func TestWithoutAKeyTheLogGoesOn(t *testing.T) {
 	s := newSigner()
 	s.lost = true
