@@ -62,6 +62,7 @@ type opRules struct {
 	scopes       []string      // any one of them
 	missing      string        // challenge without a credential
 	bearer       bool          // a bearer challenge is due
+	places       uint          // bits of apiRules.keys that are allowed
 }
 
 // alternative is a list of credentials that are all needed, in the order in which kinds decide.
@@ -185,6 +186,9 @@ func compileOp(a *policy.API, o *policy.Operation, keyOf []int, keys []place) (o
 			}
 			kind := a.Schemes[u.Scheme].Kind
 			c = append(c, use{kind, keyOf[u.Scheme]})
+			if kind == policy.APIKey {
+				r.places |= 1 << keyOf[u.Scheme]
+			}
 			challenge := challengeFor(kind, keys, keyOf[u.Scheme])
 			if !slices.Contains(challenges, challenge) {
 				challenges = append(challenges, challenge)
@@ -251,7 +255,7 @@ type trial struct {
 }
 
 func (t *trial) run() (*policy.Principal, *fault.Error) {
-	if err := t.offer.read(t.g, t.call, t.api); err != nil {
+	if err := t.offer.read(t.g, t.call, t.api, t.op); err != nil {
 		return nil, t.unauthorized(fault.InvalidCredentials, err)
 	}
 	var holder *policy.Principal // of the certificate
@@ -314,6 +318,9 @@ func (t *trial) choose(certificate bool) alternative {
 // nothing says why no alternative can be tried.
 func (t *trial) nothing() *fault.Error {
 	if !t.offer.any() {
+		if t.offer.elsewhere(t.g, t.call, t.api, t.op) {
+			return &fault.Error{Fault: fault.InvalidScheme, Challenge: t.op.missing}
+		}
 		return &fault.Error{Fault: fault.MissingCredentials, Challenge: t.op.missing}
 	}
 	for _, alt := range t.op.alternatives {

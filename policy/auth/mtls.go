@@ -167,7 +167,7 @@ func (t *trial) noCertificate() (*policy.Principal, *fault.Error) {
 	if t.api.mutual != policy.MutualMandatory {
 		return nil, nil
 	}
-	if !t.offer.any() {
+	if !t.offer.any() && !t.offer.elsewhere(t.g, t.call, t.api, t.op) {
 		return nil, &fault.Error{Fault: fault.MissingCredentials, Err: errNoCertificate, Challenge: t.certificateChallenge()}
 	}
 	return nil, t.badCertificate(errNoCertificate)

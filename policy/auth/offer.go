@@ -25,15 +25,15 @@ const maxPlaces = 8
 type offer struct {
 	scheme scheme
 	token  string            // behind the scheme
-	keys   [maxPlaces]string // by place; "": none
+	keys   [maxPlaces]string // by place; "": none, or not asked for
 	nkeys  int
 }
 
 var errTwice = errors.New("a credential is given more than once")
 
-// read looks at every place of the API. A credential that is there twice is an error: we
-// and the backend might not read the same one.
-func (o *offer) read(g *Guard, call policy.Call, a *apiRules) error {
+// read looks at the places that the operation allows. A credential that is there twice is
+// an error: we and the backend might not read the same one.
+func (o *offer) read(g *Guard, call policy.Call, a *apiRules, op *opRules) error {
 	if h := call.Header(a.header); h != "" {
 		if g.another(call, a.header) {
 			return errTwice
@@ -41,6 +41,9 @@ func (o *offer) read(g *Guard, call policy.Call, a *apiRules) error {
 		o.scheme, o.token = parseAuthorization(h)
 	}
 	for i, p := range a.keys {
+		if op.places&(1<<i) == 0 {
+			continue
+		}
 		v, err := p.read(g, call)
 		if err != nil {
 			return err
@@ -67,7 +70,20 @@ func (o *offer) has(u use, certificate bool) bool {
 	return false
 }
 
+// any reports whether there is a credential the operation may allow.
 func (o *offer) any() bool { return o.scheme != schemeNone || o.nkeys > 0 }
+
+// elsewhere reports whether there is an API key in a place of the API that the operation does not allow.
+func (o *offer) elsewhere(g *Guard, call policy.Call, a *apiRules, op *opRules) bool {
+	for i, p := range a.keys {
+		if op.places&(1<<i) == 0 {
+			if v, err := p.read(g, call); v != "" || err != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // parseAuthorization splits a credential header. A scheme without anything behind it is
 // no credential.
@@ -125,25 +141,43 @@ func (p place) read(g *Guard, call policy.Call) (string, error) {
 	case policy.InQuery:
 		return queryValue(call.Query(), p.name)
 	default:
-		var v string
-		var err error
-		call.HeaderValues("Cookie", func(line string) bool {
-			for line != "" && err == nil {
-				var pair string
-				pair, line, _ = strings.Cut(line, ";")
-				name, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
-				if name != p.name || value == "" {
-					continue
-				}
-				if v != "" {
-					err = errTwice
-				}
-				v = strings.Trim(value, `"`)
-			}
-			return err == nil
-		})
-		return v, err
+		return g.cookie(call, p.name)
 	}
+}
+
+// cookie returns the value of a cookie, "" when it is absent.
+func (g *Guard) cookie(call policy.Call, name string) (string, error) {
+	line := call.Header("Cookie")
+	if line == "" {
+		return "", nil
+	}
+	if !g.another(call, "Cookie") {
+		return cookieValue(line, name, "")
+	}
+	var v string
+	var err error
+	call.HeaderValues("Cookie", func(line string) bool { // HTTP/2 may split the field (RFC 9113 §8.2.3)
+		v, err = cookieValue(line, name, v)
+		return err == nil
+	})
+	return v, err
+}
+
+// cookieValue looks for a cookie in one line; v is what an earlier line had.
+func cookieValue(line, name, v string) (string, error) {
+	for line != "" {
+		var pair string
+		pair, line, _ = strings.Cut(line, ";")
+		k, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+		if value = strings.Trim(value, `"`); k != name || value == "" {
+			continue
+		}
+		if v != "" {
+			return "", errTwice
+		}
+		v = value
+	}
+	return v, nil
 }
 
 // queryValue returns the decoded value of a query parameter, "" when it is absent.
