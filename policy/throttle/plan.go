@@ -23,12 +23,6 @@ type group struct {
 	suffix string // of the key
 }
 
-// Endings of keys, so that counters of different units never meet.
-const (
-	burstSuffix    = "#burst"
-	inFlightSuffix = "#inflight"
-)
-
 func (p *plan) static() bool {
 	return p == nil || len(p.groups) == 0 && (p.main == nil || p.main.Kind != Bytes)
 }
@@ -55,15 +49,15 @@ func (p *plan) appendClaims(dst []Claim, subject []byte, call policy.Call, who *
 			}
 		}
 	}
+	if matched && len(p.beside) == 0 {
+		return dst
+	}
+	k := hashed(key)
 	if !matched && p.main != nil {
-		dst = append(dst, Claim{p.main, hashed(key), 1})
+		dst = append(dst, Claim{p.main, k, 1})
 	}
 	for _, r := range p.beside {
-		suffix := burstSuffix
-		if r.Kind == InFlight {
-			suffix = inFlightSuffix
-		}
-		dst = append(dst, Claim{r, hashed(append(key, suffix...)), 1})
+		dst = append(dst, Claim{r, k.Beside(r.Kind), 1})
 	}
 	return dst
 }

@@ -52,6 +52,15 @@ func hashed(b []byte) (k Key) {
 	return k
 }
 
+// Beside returns the key under which k's burst or its calls in flight are counted, so
+// that counters of different units never meet.
+func (k Key) Beside(kind Kind) Key {
+	if kind == Burst || kind == InFlight {
+		k[len(k)-1] ^= byte(kind)
+	}
+	return k
+}
+
 // String returns k in hexadecimal, 32 digits.
 func (k Key) String() string { return hex.EncodeToString(k[:]) }
 

@@ -64,8 +64,8 @@ func rowOf(c *cell, boot time.Duration) Row {
 	return r
 }
 
-// Reset sets every count of a key to zero, on disk too before it returns, and returns
-// how many counts that were. Calls in flight stay counted. A key that shares an overflow
+// Reset sets every count of a key to zero, its burst too, on disk before it returns, and
+// returns how many counts that were. Calls in flight stay counted. A key that shares an overflow
 // counter has no count of its own.
 //
 // After an error the counts are zero in memory, and a restart may bring them back.
@@ -78,18 +78,21 @@ func (l *Ledger) Reset(now throttle.Instant, key throttle.Key) (int, error) {
 	w := &writing{promises: map[uint32]promise{}, repeated: map[uint32]record{}, mode: urgentFlush, now: later(l.latest(), m)}
 	n := 0
 	s.mu.Lock()
-	l.each(s, &key, func(c *cell, pos uint32) {
-		switch {
-		case c.flags&(inflight|overflow) != 0:
-			return
-		case c.flags&burst != 0:
+	bucket := key.Beside(throttle.Burst)
+	l.each(s, &bucket, func(c *cell, _ uint32) {
+		if c.flags&burst != 0 {
 			c.used = 0
-		default:
-			c.used, c.aux, c.resv, c.next, c.grant = 0, 0, 0, 0, 0
-			c.flags = c.flags&^oldNext | bare
-			if l.disk != nil && (c.rule == nil || c.rule.Durable()) {
-				l.promise(w, uint32(i)<<26|pos, c, 0)
-			}
+			n++
+		}
+	})
+	l.each(s, &key, func(c *cell, pos uint32) {
+		if c.flags&(inflight|overflow|burst) != 0 {
+			return
+		}
+		c.used, c.aux, c.resv, c.next, c.grant = 0, 0, 0, 0, 0
+		c.flags = c.flags&^oldNext | bare
+		if l.disk != nil && (c.rule == nil || c.rule.Durable()) {
+			l.promise(w, uint32(i)<<26|pos, c, 0)
 		}
 		n++
 	})
