@@ -17,12 +17,12 @@ func (l *loader) auth(o *source.Object) {
 		l.places["auth.yaml"] = o.Pos("header")
 	}
 	for _, i := range o.Objects("issuers") {
-		l.set.Issuers = append(l.set.Issuers, l.issuer(i, "issuer"))
+		l.issuer(&l.set.Issuers, i, "issuer")
 	}
 	if k := o.Object("api_keys"); k != nil {
 		l.set.APIKeys.RequireAllowed = k.Bool(false, "require_allowed_apis")
 		for _, i := range k.Objects("issuers") {
-			l.set.APIKeys.Issuers = append(l.set.APIKeys.Issuers, l.issuer(i, "issuer of API keys"))
+			l.issuer(&l.set.APIKeys.Issuers, i, "issuer of API keys")
 		}
 		k.Close()
 	}
@@ -38,7 +38,9 @@ func (l *loader) auth(o *source.Object) {
 	o.Close()
 }
 
-func (l *loader) issuer(o *source.Object, what string) policy.Issuer {
+// issuer adds an issuer to a list, unless its keys could not be read: that was told, and
+// nothing refers to it.
+func (l *loader) issuer(to *[]policy.Issuer, o *source.Object, what string) {
 	i := policy.Issuer{Name: o.Text("name"), Issuer: o.Need("issuer"), Pos: o.Node.Pos}
 	if i.Name == "" {
 		i.Name = i.Issuer
@@ -72,7 +74,10 @@ func (l *loader) issuer(o *source.Object, what string) policy.Issuer {
 	}
 	i.UnprovenGrace = seconds(o, "unproven_grace", 0, time.Second, 7*24*time.Hour)
 	o.Close()
-	return i
+	if i.Keys == nil && o.Has("jwks", "certificate") {
+		return
+	}
+	*to = append(*to, i)
 }
 
 // seconds reads a duration of whole seconds.

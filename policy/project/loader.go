@@ -71,7 +71,11 @@ func (l *loader) file(name string, needed bool) *source.Object {
 		return nil
 	}
 	l.project.Files = append(l.project.Files, name)
-	return l.report.Object(source.Read(l.fsys, name, l.report), name, "")
+	n := source.Read(l.fsys, name, l.report)
+	if n != nil && n.Kind == source.Null {
+		n = &source.Node{Kind: source.Map, Pos: n.Pos} // a file of comments says nothing
+	}
+	return l.report.Object(n, name, "")
 }
 
 // bytes reads a file that another one names. It must lie in the project.

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -156,8 +157,12 @@ func Parse(name string, b []byte, r *Report) *Node {
 func ReadFile(fsys fs.FS, name string) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
-		if pe, ok := err.(*fs.PathError); ok {
-			return nil, pe.Err
+		var inner *fs.PathError
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, errors.New("no such file")
+		case errors.As(err, &inner):
+			return nil, inner.Err // the caller says which file
 		}
 		return nil, err
 	}
