@@ -317,6 +317,26 @@ func TestEarlyAnswersAreReadThoughTheBodyIsNot(t *testing.T) {
 	}
 }
 
+func TestEarlyAnswersThatWantTheBodyGetIt(t *testing.T) {
+	const size = 300_000
+	got := make(chan int64, 1)
+	addr := fixed(t, func(_ int, c net.Conn, _ string) bool {
+		_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nea")
+		n, _ := io.Copy(io.Discard, io.LimitReader(c, size-32<<10)) // what was read with the head is not in it
+		_, _ = io.WriteString(c, "rl")
+		got <- n
+		return false
+	})
+	c := newTestClient(t, Target{Addr: addr})
+	status, body, err := fetchAll(t, c, Request{Method: "POST", Path: "/", Length: size, Body: io.LimitReader(endless{}, size)})
+	if status != 200 || body != "earl" || err != nil {
+		t.Errorf("got %d %q %v", status, body, err)
+	}
+	if n := <-got; n != size-32<<10 {
+		t.Errorf("the backend got %d bytes", n)
+	}
+}
+
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }

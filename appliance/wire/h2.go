@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -139,10 +140,13 @@ type stdCall struct {
 	replay  int
 	isWhole bool
 	limit   int64
-	in, out int64
+	in, out atomic.Int64
 	bodyErr error
+	mu      sync.Mutex // guards cut, and the read deadline with it
+	cut     bool
 
 	started, aborted, silent bool
+	toCome                   int64 // announced bytes; -1: not announced
 	trailer                  Header
 	werr                     error
 }
@@ -263,7 +267,7 @@ func (x *stdCall) ID() string {
 
 func (x *stdCall) RequestBody() io.Reader  { return (*stdBody)(x) }
 func (x *stdCall) LimitBody(n int64)       { x.limit = n }
-func (x *stdCall) Counts() (in, out int64) { return x.in, x.out }
+func (x *stdCall) Counts() (in, out int64) { return x.in.Load(), x.out.Load() }
 func (x *stdCall) Started() bool           { return x.started }
 func (x *stdCall) Trailer(h Header)        { x.trailer = h }
 func (x *stdCall) Abort()                  { x.aborted = true }
@@ -281,7 +285,17 @@ func (x *stdCall) RequestTrailer() Header {
 	return h
 }
 
+// A stdBody may be read by another goroutine than the one that writes the answer: HTTP/2
+// has both ways open at once, and gRPC needs that.
 type stdBody stdCall
+
+// interrupt makes a read that waits fail.
+func (b *stdBody) interrupt() {
+	b.mu.Lock()
+	b.cut = true
+	_ = b.ctl.SetReadDeadline(past)
+	b.mu.Unlock()
+}
 
 func (b *stdBody) Read(p []byte) (int, error) {
 	x := (*stdCall)(b)
@@ -301,11 +315,15 @@ func (x *stdCall) readBody(p []byte) (int, error) {
 		x.bodyErr = errBodyLimit
 		return 0, x.bodyErr
 	}
-	_ = x.ctl.SetReadDeadline(time.Now().Add(x.s.state.limits.BodyStall))
+	x.mu.Lock()
+	if !x.cut {
+		_ = x.ctl.SetReadDeadline(time.Now().Add(x.s.state.limits.BodyStall))
+	}
+	x.mu.Unlock()
 	n, err := x.r.Body.Read(p)
-	x.in += int64(n)
+	in := x.in.Add(int64(n))
 	switch {
-	case x.limit > 0 && x.in > x.limit:
+	case x.limit > 0 && in > x.limit:
 		x.bodyErr = errBodyLimit
 		return 0, x.bodyErr
 	case err == nil || err == io.EOF:
@@ -339,6 +357,10 @@ func (x *stdCall) Start(status int, h Header, length int64) error {
 	if out["Content-Type"] == nil {
 		out["Content-Type"] = nil // nothing is guessed
 	}
+	x.toCome = -1
+	if length >= 0 && !x.silent {
+		x.toCome = length
+	}
 	if length >= 0 && status != 204 && (status != 304 || length > 0) {
 		out.Set("Content-Length", strconv.FormatInt(length, 10))
 	}
@@ -359,7 +381,7 @@ func (x *stdCall) Write(p []byte) (int, error) {
 	}
 	_ = x.ctl.SetWriteDeadline(time.Now().Add(x.s.state.limits.WriteStall))
 	n, err := x.w.Write(p)
-	x.out += int64(n)
+	x.out.Add(int64(n))
 	x.werr = err
 	return n, err
 }
@@ -377,7 +399,7 @@ func (x *stdCall) Flush() error {
 
 // finish sends the trailers, or resets the stream.
 func (x *stdCall) finish() {
-	if x.aborted || !x.started {
+	if x.aborted || !x.started || x.toCome >= 0 && x.out.Load() < x.toCome {
 		panic(http.ErrAbortHandler)
 	}
 	out := x.w.Header()

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -63,22 +62,28 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 		return nil, &TryError{Stage: StageWait, Err: ErrClosed}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	up := &upload{r: r}
-	q := h.request(ctx, r, up)
+	up := &upload{body: r.Body, after: r.Trailer}
 	stop := func() bool { return true }
 	if r.Timeout > 0 {
 		stop = time.AfterFunc(r.Timeout, func() { cancel(os.ErrDeadlineExceeded) }).Stop
 	}
-	resp, err := h.t.RoundTrip(q)
+	var resp *http.Response
+	var err error
+	if _, ok := r.Body.(*stdBody); ok || r.Body == nil || r.Length == 0 {
+		resp, err = h.t.RoundTrip(h.request(ctx, r, up))
+	} else {
+		resp, err = h.push(ctx, r, up)
+	}
 	stop()
 	if err != nil {
 		cause := context.Cause(ctx)
 		cancel(nil)
+		up.end()
 		return nil, up.fault(err, cause)
 	}
 	out := &Response{
 		Status: resp.StatusCode, Length: resp.ContentLength,
-		Body: &h2body{resp.Body, cancel, r.Stall, ctx},
+		Body: &h2body{resp.Body, cancel, r.Stall, ctx, up},
 		pool: &h.c.pool.buffers,
 	}
 	for name, values := range resp.Header {
@@ -102,6 +107,24 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 		return t
 	}
 	return out, nil
+}
+
+// push sends r while the caller's goroutine reads the body, which only that may do. The
+// body is read to its end unless the backend fails or answers with other than 1xx and 2xx.
+func (h *h2client) push(ctx context.Context, r *Request, up *upload) (resp *http.Response, err error) {
+	f := newFeed()
+	up.body = f
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		resp, err = h.t.RoundTrip(h.request(ctx, r, up))
+		if err != nil || resp.StatusCode >= 300 {
+			close(f.stop)
+		}
+	}()
+	f.push(r.Body)
+	<-done
+	return resp, err
 }
 
 func (h *h2client) request(ctx context.Context, r *Request, up *upload) *http.Request {
@@ -147,32 +170,6 @@ func (h *h2client) request(ctx context.Context, r *Request, up *upload) *http.Re
 	return q
 }
 
-// An upload is the body of a request; it remembers why it could not be read.
-type upload struct {
-	r            *Request
-	trailer      http.Header
-	conn, reused atomic.Bool
-	err          atomic.Pointer[error]
-}
-
-func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.r.Body.Read(p)
-	switch {
-	case err == io.EOF && u.trailer != nil:
-		for _, f := range u.r.Trailer() {
-			if !noTrailer(bytesOf(f.Name)) {
-				u.trailer.Add(f.Name, f.Value)
-			}
-		}
-		u.trailer = nil
-	case err != nil && err != io.EOF:
-		u.err.Store(&err)
-	}
-	return n, err
-}
-
-func (u *upload) Close() error { return nil }
-
 // fault says what an error of RoundTrip means.
 func (u *upload) fault(err, cause error) error {
 	t := &TryError{Stage: StageResponse, Sent: u.conn.Load(), Reused: u.reused.Load(), Err: err}
@@ -194,6 +191,7 @@ type h2body struct {
 	cancel context.CancelCauseFunc
 	stall  time.Duration
 	ctx    context.Context
+	up     *upload
 }
 
 func (b *h2body) Read(p []byte) (int, error) {
@@ -213,5 +211,6 @@ func (b *h2body) Read(p []byte) (int, error) {
 func (b *h2body) Close() error {
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
+	b.up.end()
 	return err
 }

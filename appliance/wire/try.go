@@ -20,19 +20,21 @@ type clientConn struct {
 	reused bool      // has served a call
 	since  time.Time // in the pool since
 
-	in    *block
-	n     int // bytes in it
-	out   *block
-	outN  int
-	vec   [2][]byte
-	bufs  net.Buffers
-	head  responseHead
-	body  body
-	resp  Response
-	keep  bool // fit for another call when the body has ended
-	sent  bool
-	until bool // a read deadline is set
-	stall time.Duration
+	in            *block
+	n             int // bytes in it
+	seen, interim int // of them looked at; interim responses skipped
+	out           *block
+	outN          int
+	vec           [2][]byte
+	bufs          net.Buffers
+	head          responseHead
+	body          body
+	resp          Response
+	ready         bool // head is the final one, body has begun
+	keep          bool // fit for another call when the body has ended
+	sent          bool
+	until         bool // a read deadline is set
+	stall         time.Duration
 
 	ctx         context.Context
 	life        *lifeline
@@ -79,12 +81,15 @@ func (c *Client) do(ctx context.Context, r *Request) (*Response, error) {
 		cc.drop()
 		return nil, &TryError{Stage: StageWait, Err: context.Cause(ctx)}
 	}
-	cc.sent, cc.keep, cc.stall = false, true, r.Stall
+	cc.sent, cc.ready, cc.keep, cc.stall = false, false, true, r.Stall
 	if err := cc.send(r); err != nil {
 		if !cc.answered(r, err) {
 			cc.drop()
 			return nil, err
 		}
+		return cc.respond(r)
+	}
+	if cc.ready {
 		return cc.respond(r)
 	}
 	if r.Timeout > 0 {
@@ -154,6 +159,7 @@ func (cc *clientConn) release() {
 	b.give(cc.in)
 	b.give(cc.out)
 	cc.in, cc.out, cc.n, cc.outN = nil, nil, 0, 0
+	cc.seen, cc.interim = 0, 0
 	clear(cc.head.header)
 	cc.resp = Response{}
 }
@@ -168,12 +174,30 @@ func (cc *clientConn) drop() {
 
 // receive reads response heads until the final one.
 func (cc *clientConn) receive(r *Request) error {
-	cc.in = cc.client.pool.buffers.take(smallBlock)
-	for interim := 0; ; interim++ {
-		end, err := cc.readHead()
-		if err != nil {
+	for !cc.ready {
+		if err := cc.readMore(); err != nil {
 			return err
 		}
+		if err := cc.readHead(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readHead looks at what has come: it skips interim responses and begins the body when the
+// final head is whole.
+func (cc *clientConn) readHead(r *Request) error {
+	for {
+		end, next, why := headEnd(cc.in.b[:cc.n], cc.seen)
+		if why != nil {
+			return badResponse(why.reason)
+		}
+		if end == 0 {
+			cc.seen = next
+			return nil
+		}
+		cc.seen = 0
 		if err := parseResponse(cc.in.b[:end], &cc.head); err != nil {
 			return err
 		}
@@ -184,43 +208,39 @@ func (cc *clientConn) receive(r *Request) error {
 			}
 			how, length := h.end(r.Method)
 			cc.body.begin(cc, &cc.client.pool.buffers, cc.in.b, end, cc.n, how, length)
+			cc.ready = true
 			return nil
 		}
-		if interim == 8 {
+		if cc.interim++; cc.interim > 8 {
 			return badResponse("too many interim responses")
 		}
 		cc.n = copy(cc.in.b, cc.in.b[end:cc.n])
 	}
 }
 
-func (cc *clientConn) readHead() (int, error) {
-	for from := 0; ; {
-		end, next, why := headEnd(cc.in.b[:cc.n], from)
-		if why != nil {
-			return 0, badResponse(why.reason)
-		}
-		if end > 0 {
-			return end, nil
-		}
-		from = next
-		if cc.n >= cc.client.target.HeaderBytes {
-			return 0, badResponse("head is too long")
-		}
-		if cc.n == len(cc.in.b) {
-			bigger := cc.client.pool.buffers.take(min(4*len(cc.in.b), cc.client.target.HeaderBytes))
-			copy(bigger.b, cc.in.b[:cc.n])
-			cc.client.pool.buffers.give(cc.in)
-			cc.in = bigger
-		}
-		n, err := cc.nc.Read(cc.in.b[cc.n:])
-		cc.n += n
-		if n == 0 {
-			if err == io.EOF && cc.n > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return 0, err
-		}
+// readMore reads once, behind what has come of the head.
+func (cc *clientConn) readMore() error {
+	if cc.in == nil {
+		cc.in = cc.client.pool.buffers.take(smallBlock)
 	}
+	if cc.n >= cc.client.target.HeaderBytes {
+		return badResponse("head is too long")
+	}
+	if cc.n == len(cc.in.b) {
+		bigger := cc.client.pool.buffers.take(min(4*len(cc.in.b), cc.client.target.HeaderBytes))
+		copy(bigger.b, cc.in.b[:cc.n])
+		cc.client.pool.buffers.give(cc.in)
+		cc.in = bigger
+	}
+	n, err := cc.nc.Read(cc.in.b[cc.n:])
+	cc.n += n
+	if n > 0 {
+		return nil
+	}
+	if err == io.EOF && cc.n > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // respond makes the Response of what receive has read.

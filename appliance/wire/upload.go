@@ -25,7 +25,7 @@ func (cc *clientConn) sendLength(r *Request) error {
 	for left > 0 {
 		n, err := r.Body.Read(big.b[:min(int64(len(big.b)), left)])
 		left -= int64(n)
-		if e := cc.forward(big.b[:n]); e != nil {
+		if e := cc.forward(r, big.b[:n]); e != nil {
 			return e
 		}
 		if left > 0 && err != nil {
@@ -51,7 +51,7 @@ func (cc *clientConn) sendChunked(r *Request) error {
 				i--
 				b[i] = "0123456789abcdef"[v&15]
 			}
-			if e := cc.forward(b[i:]); e != nil {
+			if e := cc.forward(r, b[i:]); e != nil {
 				return e
 			}
 		}
@@ -78,11 +78,24 @@ func (cc *clientConn) sendChunked(r *Request) error {
 	return nil
 }
 
-// forward sends one piece of a long body. If the backend has answered already, it stops:
-// the answer is more likely to be read than the rest of the body.
-func (cc *clientConn) forward(p []byte) error {
-	if cc.sent && cc.plain && cc.sock.readable() {
-		return cc.fault(StageWrite, errAnswered)
+// forward sends one piece of a long body. If the backend has answered already and does
+// not want the body, by its status or by closing, it stops.
+func (cc *clientConn) forward(r *Request, p []byte) error {
+	if cc.sent && cc.plain && !cc.ready && cc.sock.readable() {
+		if cc.until {
+			_ = cc.nc.SetReadDeadline(time.Time{})
+			cc.until = false
+		}
+		err := cc.readMore()
+		if err == nil {
+			err = cc.readHead(r)
+		}
+		if err != nil {
+			return cc.fault(StageResponse, err)
+		}
+		if cc.ready && (cc.head.status >= 300 || cc.head.close) {
+			return cc.fault(StageWrite, errAnswered)
+		}
 	}
 	_ = cc.nc.SetWriteDeadline(time.Now().Add(cc.client.target.WriteStall))
 	if err := cc.flush(p); err != nil {
@@ -106,21 +119,18 @@ func (cc *clientConn) answered(r *Request, err error) bool {
 	if !ok || t.Stage != StageWrite || !t.Sent || cc.interrupted.Load() {
 		return false
 	}
-	if !cc.sock.readable() && t.Err != errAnswered {
+	cc.keep = false
+	if cc.ready {
+		return true
+	}
+	if !cc.sock.readable() {
 		return false
 	}
-	cc.keep = false
 	_ = cc.nc.SetReadDeadline(time.Now().Add(answerTime))
 	cc.until = true
-	if e := cc.receive(r); e != nil {
-		if t.Err == errAnswered {
-			t.Err = e
-			t.Stage = StageResponse
-		}
-		t.Got = cc.n > 0
-		return false
-	}
-	return true
+	e := cc.receive(r)
+	t.Got = cc.n > 0
+	return e == nil
 }
 
 // answerTime is how long an answer that has begun may take to come.
