@@ -7,7 +7,7 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 LDFLAGS = -s -w -buildid= \
 	-X tidegate/platform/buildinfo.version=$(VERSION) \
 	-X tidegate/platform/buildinfo.commit=$(COMMIT) \
-	-X tidegate/platform/buildinfo.built=$(SOURCE_DATE_EPOCH)
+	-X tidegate/platform/buildinfo.date=$(SOURCE_DATE_EPOCH)
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 TOOL    = go tool -modfile=scripts/tools/go.mod
 TARGETS = linux/arm64 linux/arm/7 linux/arm/6 linux/amd64 linux/riscv64

@@ -248,11 +248,18 @@ func (p *Pool) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Release closes the connections that p has and next has not taken over. Calls in flight finish.
-func (p *Pool) Release(next *Pool) {
+// Retire marks p as replaced by next: what next has taken over stays open when p is closed.
+func (p *Pool) Retire(next *Pool) {
 	for key, b := range p.backends {
-		if next == nil || next.backends[key] != b {
-			b.client.Close()
+		if next.backends[key] == b {
+			delete(p.backends, key)
 		}
+	}
+}
+
+// Close closes the connections of p. Calls in flight finish.
+func (p *Pool) Close() {
+	for _, b := range p.backends {
+		b.client.Close()
 	}
 }

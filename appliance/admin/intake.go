@@ -1,0 +1,80 @@
+package admin
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+
+	"tidegate/sync/intake"
+)
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }
+
+// candidate is the body of a request as something offered: it can be read once.
+func candidate(r *http.Request) intake.Candidate {
+	q := r.URL.Query()
+	c := intake.Candidate{Source: "apply", Name: q.Get("name"), Retry: q.Get("retry") == "true"}
+	if s := source(r); s != "socket" {
+		c.Source = s
+	}
+	c.Open = func() (io.ReadCloser, error) { return r.Body, nil }
+	return c
+}
+
+func (a *API) plan(w http.ResponseWriter, r *http.Request) error {
+	report, err := a.d.Desk.Plan(r.Context(), candidate(r))
+	if err != nil && report.Word == "" {
+		return err
+	}
+	writeJSON(w, http.StatusOK, OutcomeOf(report))
+	return nil
+}
+
+// apply answers with a line of JSON for each step that is worth a word: the state after
+// the offer, and, if the caller waits, the verdict of the trial.
+func (a *API) apply(w http.ResponseWriter, r *http.Request) error {
+	report, err := a.d.Desk.Offer(r.Context(), candidate(r))
+	if err != nil && report.Word == "" {
+		return err
+	}
+	wait := r.URL.Query().Get("wait") == "true" && report.Phase == intake.OnTrial && !report.ByHand
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	line(w, report, !wait)
+	if !wait {
+		return nil
+	}
+	verdict, err := a.d.Desk.Wait(r.Context(), report.Digest)
+	if err != nil {
+		return nil // the client is gone; the trial goes on without it
+	}
+	verdict.Object = report.Object
+	line(w, verdict, true)
+	return nil
+}
+
+func line(w http.ResponseWriter, r intake.Report, final bool) {
+	o := OutcomeOf(r)
+	o.Final = final
+	_ = json.NewEncoder(w).Encode(o) // the client is gone
+	_ = http.NewResponseController(w).Flush()
+}
+
+func (a *API) confirm(w http.ResponseWriter, r *http.Request) error {
+	return a.decide(w, r, a.d.Desk.Confirm)
+}
+
+func (a *API) rollback(w http.ResponseWriter, r *http.Request) error {
+	return a.decide(w, r, a.d.Desk.Rollback)
+}
+
+func (a *API) decide(w http.ResponseWriter, r *http.Request, do func(context.Context, string) (intake.Report, error)) error {
+	report, err := do(r.Context(), source(r))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, OutcomeOf(report))
+	return nil
+}

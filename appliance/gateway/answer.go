@@ -1,0 +1,182 @@
+package gateway
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"tidegate/appliance/wire"
+	"tidegate/policy"
+	"tidegate/policy/cors"
+	"tidegate/policy/fault"
+	"tidegate/policy/throttle"
+)
+
+// refuse answers with a fault. The client sees the fault, the log the reason.
+func (c *call) refuse(err error) {
+	var e *fault.Error
+	if !errors.As(err, &e) {
+		e = fault.New(fault.PolicyError, err)
+	}
+	c.status, c.fault = e.Fault.Status, uint32(e.Fault.Code)
+	if e.Fault.Shape == fault.Flat && e.Fault.Code < 1000 {
+		c.fault = 0
+		if c.status == http.StatusServiceUnavailable {
+			c.fault = uint32(e.Fault.Code)
+		}
+	}
+	if c.level == 0 {
+		c.level = policy.Level(e.Level)
+	}
+	if e.Err != nil && e.Fault.Status >= http.StatusInternalServerError {
+		c.ed.gw.o.Log.Warn("call refused", "status", e.Fault.Status, "code", e.Fault.Code, "id", strings.Clone(c.x.ID()), "reason", e.Err.Error())
+	}
+	if c.x.Started() {
+		c.x.Abort()
+		return
+	}
+	c.header = c.header[:0]
+	if c.x.Head().GRPC {
+		c.refuseGRPC(e)
+		return
+	}
+	m := c.mark()
+	if c.ed.faults == policy.FaultsProblem {
+		c.text = e.Fault.AppendProblem(c.text)
+		c.add("Content-Type", fault.ProblemType)
+	} else {
+		c.text = e.Fault.AppendWSO2(c.text)
+		c.add("Content-Type", fault.ContentType)
+	}
+	body := c.text[m:len(c.text):len(c.text)]
+	c.refusalFields(e)
+	if err := c.x.Start(e.Fault.Status, c.header, int64(len(body))); err != nil {
+		c.x.Abort()
+		return
+	}
+	if c.x.Head().Method == http.MethodHead {
+		return
+	}
+	if _, err := c.x.Write(body); err != nil {
+		c.x.Abort()
+	}
+}
+
+// refusalFields adds the fields that go with a refusal.
+func (c *call) refusalFields(e *fault.Error) {
+	if e.Challenge != "" {
+		c.add("WWW-Authenticate", e.Challenge)
+	}
+	if e.Allow != "" {
+		c.add("Allow", e.Allow)
+	}
+	if e.RetryAfter > 0 {
+		m := c.mark()
+		c.text = strconv.AppendInt(c.text, int64((e.RetryAfter+time.Second-1)/time.Second), 10)
+		c.add(throttle.FieldRetryAfter, c.value(m))
+	}
+	c.ownFields()
+}
+
+// ownFields adds what every answer carries: the request id, the state of the limits, and
+// CORS.
+func (c *call) ownFields() {
+	c.add(fieldID, c.x.ID())
+	if len(c.claims) > 0 {
+		m := c.mark()
+		c.text = throttle.AppendPolicy(c.text, c.claims)
+		if v := c.value(m); v != "" {
+			c.add(throttle.FieldPolicy, v)
+		}
+		m = c.mark()
+		c.text = throttle.AppendLimit(c.text, c.claims, c.verdict)
+		if v := c.value(m); v != "" {
+			c.add(throttle.FieldLimit, v)
+		}
+	}
+	if c.match.API == nil {
+		return
+	}
+	if r := c.ed.apis[c.match.APIIndex].cors; r != nil {
+		var buf [4]cors.Field
+		for _, f := range r.Actual(buf[:0], c.x) {
+			c.add(f.Name, f.Value)
+		}
+	}
+}
+
+// refuseGRPC answers a gRPC call with trailers only: status 200 and the code that
+// corresponds (gRPC over HTTP/2, "Trailers-Only").
+func (c *call) refuseGRPC(e *fault.Error) {
+	c.add("Content-Type", "application/grpc")
+	m := c.mark()
+	c.text = strconv.AppendInt(c.text, int64(grpcCode(e.Fault.Status)), 10)
+	c.add("Grpc-Status", c.value(m))
+	m = c.mark()
+	c.text = appendPercent(c.text, e.Fault.Message)
+	c.add("Grpc-Message", c.value(m))
+	c.refusalFields(e)
+	if err := c.x.Start(http.StatusOK, c.header, 0); err != nil {
+		c.x.Abort()
+	}
+}
+
+// grpcCode is the gRPC status of an HTTP status.
+func grpcCode(status int) int {
+	switch status {
+	case http.StatusBadRequest:
+		return 3 // INVALID_ARGUMENT
+	case http.StatusUnauthorized:
+		return 16 // UNAUTHENTICATED
+	case http.StatusForbidden:
+		return 7 // PERMISSION_DENIED
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return 12 // UNIMPLEMENTED
+	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
+		return 8 // RESOURCE_EXHAUSTED
+	case http.StatusBadGateway, http.StatusServiceUnavailable:
+		return 14 // UNAVAILABLE
+	case http.StatusGatewayTimeout:
+		return 4 // DEADLINE_EXCEEDED
+	default:
+		return 2 // UNKNOWN
+	}
+}
+
+// appendPercent appends a grpc-message: printable ASCII but "%", the rest percent-encoded.
+func appendPercent(b []byte, s string) []byte {
+	const hex = "0123456789ABCDEF"
+	for i := range len(s) {
+		if ch := s[i]; ch >= ' ' && ch <= '~' && ch != '%' {
+			b = append(b, ch)
+		} else {
+			b = append(b, '%', hex[ch>>4], hex[ch&15])
+		}
+	}
+	return b
+}
+
+// relay gives the backend's answer to the client.
+func (c *call) relay(resp *wire.Response) error {
+	c.status = resp.Status
+	c.header = c.header[:0]
+	own := c.ed.apis[c.match.APIIndex].cors != nil
+	for _, f := range resp.Header {
+		if len(f.Name) == len(fieldID) && strings.EqualFold(f.Name, fieldID) ||
+			len(f.Name) == 6 && strings.EqualFold(f.Name, "Server") ||
+			own && len(f.Name) > 15 && strings.EqualFold(f.Name[:15], "Access-Control-") ||
+			strings.EqualFold(f.Name, throttle.FieldLimit) && len(c.claims) > 0 ||
+			strings.EqualFold(f.Name, throttle.FieldPolicy) && len(c.claims) > 0 {
+			continue
+		}
+		c.header = append(c.header, f)
+	}
+	c.ownFields()
+	err := wire.Relay(c.metered(), resp, c.header)
+	if err != nil {
+		c.ed.gw.o.Log.Debug("answer broke off", "error", err)
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"tidegate/store"
+	"tidegate/sync/bundle"
+)
+
+// prober asks the device about itself, through its own listeners (intake.Prober).
+type prober struct{ a *App }
+
+// healthTimeout bounds the device's request to itself.
+const healthTimeout = 5 * time.Second
+
+// Health returns why the device does not work, or nil.
+func (p *prober) Health(ctx context.Context) error {
+	if p.a.dir.Mode() == store.Normal {
+		if err := p.a.dir.State().View(func(*store.Tx) error { return nil }); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+	}
+	status, err := p.get(ctx, http.MethodGet, "/health", healthTimeout)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("own health request: status %d", status)
+	}
+	return nil
+}
+
+// Probe sends one request of a manifest to the device itself.
+func (p *prober) Probe(ctx context.Context, r bundle.Probe) (int, error) {
+	return p.get(ctx, r.Method, r.Target, r.Timeout())
+}
+
+// Answers returns how many requests were answered since the start, and the 5xx among them.
+func (p *prober) Answers() (all, failed uint64) { return p.a.gateway.Stats().Answers() }
+
+// get sends a request to the first listener that is up.
+func (p *prober) get(ctx context.Context, method, target string, timeout time.Duration) (int, error) {
+	scheme, ln := "http", p.a.listeners.http
+	if ln == nil {
+		scheme, ln = "https", p.a.listeners.https
+	}
+	if ln == nil {
+		return 0, errors.New("no listener is up")
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, scheme+"://device.invalid"+target, nil)
+	if err != nil {
+		return 0, err
+	}
+	t := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", reachable(ln.Addr()))
+		},
+		// The request goes to ourselves over loopback; what the certificate says does not matter.
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}
+	defer t.CloseIdleConnections()
+	resp, err := t.RoundTrip(r)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)); err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, nil
+}
+
+// reachable turns a bound address into one to dial.
+func reachable(a net.Addr) string {
+	t, ok := a.(*net.TCPAddr)
+	if !ok || !t.IP.IsUnspecified() {
+		return a.String()
+	}
+	return net.JoinHostPort("localhost", fmt.Sprint(t.Port))
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"tidegate/appliance"
+	"tidegate/appliance/config"
+	"tidegate/cmd/cli"
+	"tidegate/platform/logs"
+	"tidegate/platform/memory"
+	"tidegate/store"
+)
+
+// defaultConfig is read when it is there.
+const defaultConfig = "/etc/tidegate/tidegate.toml"
+
+// stopTime bounds the end of the program.
+const stopTime = 10 * time.Second
+
+// settings are --set flags.
+type settings []config.Flag
+
+func (s *settings) String() string { return "" }
+
+// Set takes KEY=VALUE.
+func (s *settings) Set(v string) error {
+	k, val, ok := strings.Cut(v, "=")
+	if !ok {
+		return fmt.Errorf("%q: want KEY=VALUE", v)
+	}
+	*s = append(*s, config.Flag{Key: k, Value: val})
+	return nil
+}
+
+// configFlags are the flags that say where the configuration comes from.
+type configFlags struct {
+	file, data string
+	given      bool
+	set        settings
+}
+
+func (c *configFlags) register(f *flag.FlagSet) {
+	f.Func("config", "configuration file", func(s string) error {
+		c.file, c.given = s, true
+		return nil
+	})
+	f.StringVar(&c.data, "data", "", "data folder")
+	f.Var(&c.set, "set", "KEY=VALUE of the configuration")
+}
+
+// load reads the configuration.
+func (c *configFlags) load(a *app) (*config.Config, error) {
+	s := config.Sources{File: c.file, Env: a.Env, Flags: c.set}
+	if !c.given {
+		s.File, s.Optional = defaultConfig, true
+		if v := a.Getenv(config.Prefix + "CONFIG"); v != "" {
+			s.File, s.Optional = v, false
+		}
+	}
+	if c.data != "" {
+		s.Flags = append(s.Flags, config.Flag{Key: "data", Value: c.data})
+	}
+	return config.Load(s)
+}
+
+func (a *app) cmdRun(ctx context.Context, args []string) error {
+	var c configFlags
+	f := a.flags("run")
+	c.register(f)
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	cfg, err := c.load(a)
+	if err != nil {
+		return err
+	}
+	log := logs.New(logs.Options{Out: a.Err, Format: logs.Format(cfg.Log.Format), Level: level(cfg.Log.Level)})
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w)
+	}
+	limits := memory.Read(os.DirFS("/"))
+	if n := int64(cfg.Memory.Limit); n > 0 {
+		limits.Bytes, limits.Source = n, "memory.limit"
+	}
+	budget := memory.Plan(limits).Apply()
+	log.Debug("memory", "plan", budget.String())
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	app, err := appliance.New(appliance.Options{Config: cfg, Log: log.Logger, Lines: log, Check: []string{self, store.CheckArg}})
+	if err != nil {
+		return err
+	}
+	if err := app.Start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return cli.StatusError(130)
+		}
+		return err
+	}
+	<-ctx.Done()
+	log.Info("stopping")
+	stop, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if err := app.Stop(stop); err != nil {
+		return errors.Join(errors.New("stop was not clean"), err)
+	}
+	return nil
+}
+
+// level reads log.level, which the configuration has checked.
+func level(s string) slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(s)); err != nil {
+		return slog.LevelInfo
+	}
+	return l
+}
