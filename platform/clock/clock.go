@@ -122,7 +122,7 @@ type Clock struct {
 
 	mu    sync.Mutex
 	state State
-	wall  wallWatch
+	wall  time.Time // where the system clock put the boot, at the last look
 }
 
 // view is an immutable base: lower = base + 999/1000 of the time since boot.
@@ -153,6 +153,7 @@ func New(m Machine, build time.Time, epochs map[uint64]uint64, copies ...State) 
 		c.state.Line++
 	}
 	c.publish(nil)
+	c.wall = m.Wall().Add(-now)
 	return c
 }
 
@@ -342,29 +343,23 @@ func (c *Clock) look(o Options) {
 	if doubt := c.Doubt(); doubt != "" {
 		o.Log.Warn("system clock in doubt", "word", refusal.WarnClock, "why", doubt)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wall = c.machine.Wall().Add(-c.machine.Boot())
 }
 
-// wallWatch remembers how far the system clock was from the time since boot.
-type wallWatch struct {
-	offset time.Time
-	known  bool
-}
-
-// Doubt says in words what is wrong with the system clock, or "": it is below the floor, above the
-// upper bound, or jumped since the last call.
+// Doubt says in words what is wrong with the system clock, or "": it is below the floor,
+// above the upper bound, or jumped since the last look of Run.
 func (c *Clock) Doubt() string {
 	r := c.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	offset := r.Wall.Add(-r.Boot)
-	was := c.wall
-	c.wall = wallWatch{offset: offset, known: true}
-	switch moved := offset.Sub(was.offset); {
+	switch moved := r.Wall.Add(-r.Boot).Sub(c.wall); {
 	case r.Wall.Before(r.Lower.Add(-time.Second)):
 		return fmt.Sprintf("the system clock says %s, and it is at least %s (%s)", stamp(r.Wall), stamp(r.Lower), r.Source)
 	case r.Quality != Unsynced && r.Wall.After(r.Upper.Add(time.Second)):
 		return fmt.Sprintf("the system clock says %s, and it is at most %s", stamp(r.Wall), stamp(r.Upper))
-	case was.known && (moved > jump || moved < -jump):
+	case moved > jump || moved < -jump:
 		return fmt.Sprintf("the system clock jumped by %v", moved.Round(time.Second))
 	}
 	return ""

@@ -1,10 +1,12 @@
 package clock_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -179,8 +181,10 @@ func TestDoubt(t *testing.T) {
 		t.Errorf("an hour later: %q", d)
 	}
 	m.SetWall(m.Wall().Add(time.Minute))
-	if d := c.Doubt(); d != "the system clock jumped by 1m0s" {
-		t.Errorf("after a jump: %q", d)
+	for range 2 { // to ask changes nothing
+		if d := c.Doubt(); d != "the system clock jumped by 1m0s" {
+			t.Errorf("after a jump: %q", d)
+		}
 	}
 	if !c.Best().Equal(m.Wall()) {
 		t.Errorf("best is %v", c.Best())
@@ -232,6 +236,26 @@ func TestRunSavesAndVouches(t *testing.T) {
 		}
 		if got, want := saved[2].Floor(), build.Add(time.Hour-time.Second); !got.Equal(want) || c.Now().Quality != clock.Synced {
 			t.Errorf("floor %v, want the system clock's %v; %v", got, want, c.Now().Quality)
+		}
+	})
+}
+
+func TestRunWarnsOfAJumpOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := clocktest.New(build.Add(time.Hour))
+		c := clock.New(m, build, nil)
+		var out bytes.Buffer
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- c.Run(ctx, clock.Options{Log: slog.New(slog.NewTextHandler(&out, nil)), Save: func(clock.State) error { return nil }})
+		}()
+		time.Sleep(time.Minute)
+		m.SetWall(m.Wall().Add(time.Hour))
+		time.Sleep(time.Hour)
+		stop()
+		if err := <-done; err != nil || strings.Count(out.String(), "W_CLOCK") != 1 || !strings.Contains(out.String(), "jumped by 1h0m0s") {
+			t.Errorf("%v: %s", err, out.String())
 		}
 	})
 }
