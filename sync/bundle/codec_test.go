@@ -3,6 +3,7 @@ package bundle_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -23,8 +24,7 @@ func (s stored) Chunk(i int, _ []byte) ([]byte, error) { return s.chunks[i], nil
 // pack makes a manifest with one file "a" of the given plain size and digest, stored as b.
 func pack(t testing.TB, codec bundle.Codec, size uint64, plain []byte, b []byte) *bundle.Reader {
 	t.Helper()
-	f := bundletest.New(t, "a")
-	_, m := bundletest.Open(t, f.Bundle(t, 1, nil))
+	m := base(t)
 	file := bundle.File{Path: "a", Size: size, Digest: sha256.Sum256(plain), Codec: codec}
 	var src stored
 	for len(b) > 0 {
@@ -52,6 +52,25 @@ func pack(t testing.TB, codec bundle.Codec, size uint64, plain []byte, b []byte)
 		t.Fatal(err)
 	}
 	return bundle.NewReader(m, stored{distinct})
+}
+
+// base returns the manifest of bundle 1 to be changed. Making it takes longer than a test of
+// one frame, so its bytes are kept.
+func base(t testing.TB) *bundle.Manifest {
+	t.Helper()
+	basePayload.once.Do(func() {
+		basePayload.b = bundletest.Payload(t, bundletest.New(t, "a").Bundle(t, 1, nil))
+	})
+	m, err := bundle.ParseManifest(basePayload.b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+var basePayload struct {
+	once sync.Once
+	b    []byte
 }
 
 func frame(t testing.TB, plain []byte, o ...zstd.EOption) []byte {
