@@ -70,7 +70,11 @@ func parseRange(s string) (Range, error) {
 	s = strings.TrimSpace(s)
 	if p, err := netip.ParsePrefix(s); err == nil {
 		p = p.Masked()
-		return Range{From: p.Addr().Unmap(), To: last(p)}, nil
+		r := Range{From: p.Addr().Unmap(), To: last(p)}
+		if r.To.Is4In6() { // ::ffff:0:0/90: neither IPv4 nor IPv6
+			return Range{}, fmt.Errorf("prefix %q mixes IPv4 and IPv6", s)
+		}
+		return r, nil
 	}
 	if a, b, ok := strings.Cut(s, "-"); ok {
 		from, err1 := netip.ParseAddr(strings.TrimSpace(a))
@@ -78,7 +82,7 @@ func parseRange(s string) (Range, error) {
 		if err1 != nil || err2 != nil {
 			return Range{}, fmt.Errorf("%q is not a range of addresses", s)
 		}
-		from, to = from.Unmap(), to.Unmap()
+		from, to = from.Unmap().WithZone(""), to.Unmap().WithZone("")
 		if from.BitLen() != to.BitLen() || to.Less(from) {
 			return Range{}, fmt.Errorf("range %q: the end is not behind the start", s)
 		}

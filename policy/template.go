@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -23,17 +24,19 @@ func CleanTemplate(s string) (string, error) {
 	if s = strings.TrimSuffix(s, "/"); s == "" {
 		return "/", nil
 	}
-	segments := strings.Split(s[1:], "/")
-	seen := map[string]bool{}
-	for i, seg := range segments {
-		if err := checkSegment(seg, i == len(segments)-1, seen); err != nil {
+	var names []string
+	for rest, more := s[1:], true; more; {
+		var seg string
+		seg, rest, more = strings.Cut(rest, "/")
+		if err := checkSegment(seg, !more, &names); err != nil {
 			return "", fmt.Errorf("template %q: %w", s, err)
 		}
 	}
 	return s, nil
 }
 
-func checkSegment(seg string, last bool, seen map[string]bool) error {
+// checkSegment checks one segment and adds the names of its parameters to those before.
+func checkSegment(seg string, last bool, names *[]string) error {
 	switch {
 	case seg == "":
 		return errors.New("an empty segment")
@@ -57,12 +60,12 @@ func checkSegment(seg string, last bool, seen map[string]bool) error {
 			return fmt.Errorf("braces do not pair in %q", seg)
 		case name == "":
 			return errors.New("a parameter without a name")
-		case seen[name]:
+		case slices.Contains(*names, name):
 			return fmt.Errorf("the parameter %q twice", name)
 		case strings.HasPrefix(tail, "{"):
 			return fmt.Errorf("two parameters with nothing between them in %q", seg)
 		}
-		seen[name] = true
+		*names = append(*names, name)
 		rest = tail
 	}
 	return nil
@@ -72,9 +75,12 @@ func checkLiteral(s string) error {
 	if strings.Contains(s, "}") {
 		return fmt.Errorf("braces do not pair in %q", s)
 	}
-	plain, err := url.PathUnescape(s)
-	if err != nil {
-		return fmt.Errorf("bad escape in %q", s)
+	plain := s
+	if strings.Contains(s, "%") {
+		var err error
+		if plain, err = url.PathUnescape(s); err != nil {
+			return fmt.Errorf("bad escape in %q", s)
+		}
 	}
 	if plain == "." || plain == ".." {
 		return fmt.Errorf("a segment %q", s)

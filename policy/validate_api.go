@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -128,14 +129,26 @@ func (v *validator) checkAPI(a *API, object string) {
 	shapes := make(map[[2]string]*Operation, len(a.Operations))
 	for i := range a.Operations {
 		op := &a.Operations[i]
-		name := fmt.Sprintf("%s: %s %s", object, op.Method, op.Template)
-		if v.checkOperation(a, op, name) {
+		before := len(v.faults)
+		if v.checkOperation(a, op) {
 			key := [2]string{op.Method, TemplateShape(op.Template)}
 			if first := shapes[key]; first != nil {
-				v.hint(op.Pos, name, "they match the same calls: remove one", "conflicts with %s %s in %s", first.Method, first.Template, first.Pos)
+				v.hint(op.Pos, "", "they match the same calls: remove one", "conflicts with %s %s in %s", first.Method, first.Template, first.Pos)
 			} else {
 				shapes[key] = op
 			}
+		}
+		v.nameFaults(before, object, op)
+	}
+}
+
+// nameFaults says of which operation the faults from an index on are. Names are made only
+// where there is something to say: a device validates thousands of operations at start.
+func (v *validator) nameFaults(from int, object string, op *Operation) {
+	for _, err := range v.faults[from:] {
+		var f *Fault
+		if errors.As(err, &f) {
+			f.Object = fmt.Sprintf("%s: %s %s", object, op.Method, op.Template)
 		}
 	}
 }
@@ -163,7 +176,8 @@ func (v *validator) targets(a *API, object string) {
 }
 
 // checkOperation reports whether the method and the template are sound.
-func (v *validator) checkOperation(a *API, op *Operation, object string) bool {
+func (v *validator) checkOperation(a *API, op *Operation) bool {
+	const object = "" // see nameFaults
 	ok := true
 	if !token(op.Method) || op.Method != strings.ToUpper(op.Method) || op.Method == "CONNECT" {
 		v.add(op.Pos, object, "method %q cannot be served", op.Method)
