@@ -73,6 +73,31 @@ func (b *body) release() {
 // them may be framing.
 func (b *body) buffered() int { return b.w - b.r }
 
+// waits reports whether the next piece must wait for the connection.
+func (b *body) waits() bool {
+	u := b.area[b.r:b.w]
+	if b.err != nil {
+		return false
+	}
+	if b.end != endChunked || b.left > 0 {
+		return len(u) == 0
+	}
+	if b.inChunk {
+		if len(u) < 2 {
+			return true
+		}
+		u = u[2:]
+	}
+	i := bytes.IndexByte(u, '\n')
+	switch {
+	case i < 0:
+		return true
+	case u[0] == '0': // the last chunk, most likely, with its trailers
+		return !bytes.Contains(u, []byte("\r\n\r\n"))
+	}
+	return len(u) == i+1
+}
+
 // done reports whether the body was read to its end.
 func (b *body) done() bool { return b.err == io.EOF }
 

@@ -6,8 +6,8 @@ import (
 )
 
 // Relay answers x with resp: status, then header in place of resp.Header (the caller has
-// edited it; nil means resp.Header as it is), body and trailers. Bodies without a length, such as
-// server-sent events, are flushed as they come. A 101 becomes a tunnel that ends when
+// edited it; nil means resp.Header as it is), body and trailers. What has come is sent on before
+// more is waited for, so that server-sent events and slow bodies arrive as they are written. A 101 becomes a tunnel that ends when
 // one side does. If the backend breaks off inside the body, the client's connection is aborted
 // and the backend's error is returned as a [*BackendError]; any other error is the client's.
 // Relay closes resp.Body.
@@ -37,6 +37,11 @@ func Relay(x Exchange, resp *Response, header Header) error {
 // relayOwn passes the pieces of our own engine's buffer on without a copy of them.
 func relayOwn(x Exchange, resp *Response) error {
 	b := &resp.conn.body
+	if resp.Length < 0 && b.waits() {
+		if err := x.Flush(); err != nil {
+			return err
+		}
+	}
 	for {
 		p, err := b.piece(largeBlock)
 		if err == io.EOF {
@@ -49,7 +54,8 @@ func relayOwn(x Exchange, resp *Response) error {
 		if _, err := x.Write(p); err != nil {
 			return err
 		}
-		if resp.Length < 0 && b.buffered() == 0 {
+		// Nothing waits with us while we wait for the backend.
+		if b.waits() {
 			if err := x.Flush(); err != nil {
 				return err
 			}
@@ -62,6 +68,11 @@ func relayAny(x Exchange, resp *Response) error {
 	block := resp.pool.take(largeBlock)
 	defer resp.pool.give(block)
 	buf := block.b
+	if resp.Length < 0 {
+		if err := x.Flush(); err != nil {
+			return err
+		}
+	}
 	for {
 		n, err := resp.Body.Read(buf)
 		if n > 0 {
