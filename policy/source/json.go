@@ -33,6 +33,7 @@ func parseJSON(name string, b []byte, r *Report) *Node {
 	n, err := j.value(0)
 	if err == nil {
 		if _, more := j.dec.Token(); !errors.Is(more, io.EOF) {
+			j.advance(j.dec.InputOffset())
 			err = errors.New("something follows the document")
 		}
 	}

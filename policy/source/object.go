@@ -269,12 +269,7 @@ func (o *Object) Object(keys ...string) *Object {
 	if v == nil {
 		return nil
 	}
-	c := o.report.Object(v, o.path+" "+keys[0], o.Name)
-	if c == nil {
-		return nil
-	}
-	c.Name = strings.TrimPrefix(o.Name+": "+keys[0], ": ")
-	return c
+	return o.report.Object(v, o.path+" "+keys[0], strings.TrimPrefix(o.Name+": "+keys[0], ": "))
 }
 
 // Objects returns the mappings of a list.

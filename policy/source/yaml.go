@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -46,14 +47,11 @@ func unmarshal(b []byte, doc *yaml.Node) (err error) {
 			err = fmt.Errorf("not readable as YAML: %v", p)
 		}
 	}()
-	dec := yaml.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(doc); err != nil {
-		if len(bytes.TrimSpace(b)) == 0 {
-			return nil
-		}
-		return err
+	err = yaml.NewDecoder(bytes.NewReader(b)).Decode(doc)
+	if errors.Is(err, io.EOF) {
+		return nil // nothing but comments
 	}
-	return nil
+	return err
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+)(?:, column \d+)?: `)
@@ -82,13 +80,16 @@ type yamlReader struct {
 	report  *Report
 	anchors map[*yaml.Node]*anchor
 	values  int // aliases unfolded
+	reached int // greatest depth, aliases unfolded
 	line    int // of the last value, for errors
 }
 
-// An anchor is the value an alias stands for, and how many values that is.
+// An anchor is the value an alias stands for, how many values that is, and how many
+// levels lie below it.
 type anchor struct {
 	node   *Node
 	values int
+	levels int
 }
 
 func (y *yamlReader) pos(n *yaml.Node) policy.Pos { return policy.Pos{File: y.file, Line: n.Line} }
@@ -99,29 +100,38 @@ func (y *yamlReader) node(n *yaml.Node, depth int) (*Node, error) {
 		return nil, errDeep
 	}
 	if n.Kind == yaml.AliasNode {
-		return y.alias(n)
+		return y.alias(n, depth)
 	}
+	y.reached = max(y.reached, depth)
 	if n.Anchor == "" {
 		return y.plain(n, depth)
 	}
 	y.anchors[n] = nil // being read
-	before := y.values
+	values, reached := y.values, y.reached
+	y.reached = depth
 	v, err := y.plain(n, depth)
 	if err != nil {
 		return nil, err
 	}
-	y.anchors[n] = &anchor{v, y.values - before}
+	y.anchors[n] = &anchor{v, y.values - values, y.reached - depth}
+	y.reached = max(y.reached, reached)
 	return v, nil
 }
 
-func (y *yamlReader) alias(n *yaml.Node) (*Node, error) {
-	a, known := y.anchors[n.Alias]
-	if !known || a == nil {
+// alias returns the value of an anchor. What walks the tree later walks it unfolded: so
+// it is counted, in values and in levels, as if it stood here.
+func (y *yamlReader) alias(n *yaml.Node, depth int) (*Node, error) {
+	a := y.anchors[n.Alias]
+	if a == nil {
 		return nil, errItself
 	}
 	if y.values += a.values; y.values > MaxValues {
 		return nil, errMany
 	}
+	if depth+a.levels > MaxDepth {
+		return nil, errDeep
+	}
+	y.reached = max(y.reached, depth+a.levels)
 	return a.node, nil
 }
 
