@@ -137,7 +137,8 @@ type Report struct {
 	Roots                         int             // roots accepted on the way
 	Changes                       *bundle.Changes // against what serves; nil if unknown
 
-	noted bool // the audit entry is written
+	noted bool   // the audit entry is written
+	seen  []byte // digest of the signed object, before its signatures were verified
 }
 
 // ExitCode returns the exit code of a program that reports r.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"path/filepath"
@@ -84,7 +85,7 @@ func (d *Desk) refused(ctx context.Context, r Report) {
 	if r.noted {
 		return
 	}
-	var digest []byte
+	digest := r.seen
 	if r.Digest != (bundle.Digest{}) {
 		digest = r.Digest[:]
 	}
@@ -108,7 +109,7 @@ func (d *Desk) open(ctx context.Context, c Candidate) (*bufio.Reader, envelope.K
 	p := newPatient(ctx, in)
 	r := bufio.NewReaderSize(p, pieceBytes)
 	head, err := r.Peek(sniffBytes)
-	if err != nil && err != io.EOF && len(head) == 0 {
+	if err != nil && err != io.EOF {
 		p.Close()
 		return nil, "", nil, about(c, bundle.MediaError(err))
 	}
@@ -204,6 +205,8 @@ type judgement struct {
 // called for each new root.
 func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.State) error) (judgement, error) {
 	j := judgement{head: h, source: r.Source, retry: retry}
+	seen := sha256.Sum256(h.Manifest)
+	r.seen = seen[:]
 	if err := d.locked(); err != nil {
 		return j, err
 	}
@@ -236,7 +239,7 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 		state = state.Forgive(m.Digest())
 	}
 	verdict, warnings, err := state.Judge(m.Offer(), state.Device(d.o.Device, d.o.Hardware, d.o.Version), trust.Moment{
-		Floor: floor, Wall: unix(d.o.Clock.Wall()), Serving: trust.Digest(d.servingDigest()),
+		Floor: floor, Wall: max(unix(d.o.Clock.Wall()), 1), Serving: trust.Digest(d.servingDigest()),
 	})
 	r.Warnings = append(r.Warnings, warnings...)
 	if err != nil {

@@ -22,8 +22,14 @@ type chunker struct {
 	emit func(data []byte, digest bundle.Digest) error
 }
 
-func newChunker(emit func([]byte, bundle.Digest) error) *chunker {
-	return &chunker{buf: make([]byte, 0, bundle.ChunkBytes), emit: emit}
+// A packer stores files one after another; its buffer and encoders serve all of them.
+type packer struct {
+	buf     []byte
+	encoder map[bool]*zstd.Encoder // by single segment
+}
+
+func newPacker() *packer {
+	return &packer{buf: make([]byte, 0, bundle.ChunkBytes), encoder: make(map[bool]*zstd.Encoder)}
 }
 
 func (c *chunker) Write(p []byte) (int, error) {
@@ -59,7 +65,7 @@ func collect(list *[]bundle.Chunk) func([]byte, bundle.Digest) error {
 }
 
 // layOut reads a file and chooses how it is stored: compressed if that saves a twentieth.
-func layOut(f File, sealed bool) (bundle.File, error) {
+func (p *packer) layOut(f File, sealed bool) (bundle.File, error) {
 	entry := bundle.File{Path: f.Path, Codec: bundle.Raw, Chunks: []bundle.Chunk{}}
 	size, digest, err := measure(f)
 	if err != nil {
@@ -70,7 +76,7 @@ func layOut(f File, sealed bool) (bundle.File, error) {
 		entry.Codec = bundle.Sealed
 	} else if size >= minZstd {
 		var packed []bundle.Chunk
-		if err := store(f, bundle.Zstd, entry.Size, collect(&packed)); err != nil {
+		if err := p.store(f, bundle.Zstd, entry.Size, collect(&packed)); err != nil {
 			return entry, err
 		}
 		if n := total(packed); n+n/20 < entry.Size {
@@ -78,7 +84,7 @@ func layOut(f File, sealed bool) (bundle.File, error) {
 			return entry, nil
 		}
 	}
-	return entry, store(f, entry.Codec, entry.Size, collect(&entry.Chunks))
+	return entry, p.store(f, entry.Codec, entry.Size, collect(&entry.Chunks))
 }
 
 func total(chunks []bundle.Chunk) (n uint64) {
@@ -108,15 +114,15 @@ func measure(f File) (int64, bundle.Digest, error) {
 func sum(h hash.Hash) bundle.Digest { return bundle.Digest(h.Sum(nil)) }
 
 // store reads a file of the given size and emits its chunks as they are stored.
-func store(f File, codec bundle.Codec, size uint64, emit func([]byte, bundle.Digest) error) error {
+func (p *packer) store(f File, codec bundle.Codec, size uint64, emit func([]byte, bundle.Digest) error) error {
 	in, err := f.Open()
 	if err != nil {
 		return fmt.Errorf("path %q: %w", f.Path, err)
 	}
 	defer in.Close() //nolint:errcheck // only read
-	c := newChunker(emit)
+	c := &chunker{buf: p.buf[:0], emit: emit}
 	if codec == bundle.Zstd {
-		err = pack(c, in, size)
+		err = p.pack(c, in, size)
 	} else {
 		_, err = io.Copy(c, in)
 	}
@@ -130,21 +136,31 @@ func store(f File, codec bundle.Codec, size uint64, emit func([]byte, bundle.Dig
 	return err
 }
 
-// pack compresses in to w as one frame that states its size. All settings are part of the
-// format of a build: another level is another digest.
-func pack(w io.Writer, in io.Reader, size uint64) error {
-	enc, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
-		zstd.WithWindowSize(bundle.MaxWindow),
-		zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(true),
-		zstd.WithSingleSegment(size <= 256)) // below that a frame states its size only so
-	if err != nil {
-		return err
+// pack compresses in to w as one frame that states its size.
+func (p *packer) pack(w io.Writer, in io.Reader, size uint64) error {
+	single := size <= 256 // below that a frame states its size only so
+	enc := p.encoder[single]
+	if enc == nil {
+		var err error
+		if enc, err = newEncoder(single); err != nil {
+			return err
+		}
+		p.encoder[single] = enc
 	}
 	enc.ResetContentSize(w, int64(size)) //nolint:gosec // at most MaxContent
 	if _, err := io.Copy(enc, in); err != nil {
 		return errors.Join(err, enc.Close())
 	}
 	return enc.Close()
+}
+
+// newEncoder returns the encoder of all builds. Its settings are part of the format: another
+// level is another digest.
+func newEncoder(single bool) (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+		zstd.WithWindowSize(bundle.MaxWindow),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(true),
+		zstd.WithSingleSegment(single))
 }

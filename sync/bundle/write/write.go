@@ -103,6 +103,7 @@ type Draft struct {
 	m      *bundle.Manifest
 	spec   Spec
 	sealed map[string][]byte
+	packer *packer
 }
 
 // Manifest returns what is signed.
@@ -116,7 +117,7 @@ func Prepare(s Spec) (*Draft, error) {
 	m.Hardware = bundle.SortSet(slices.Clone(m.Hardware))
 	m.Selectors = bundle.SortSet(slices.Clone(m.Selectors))
 	m.Files, m.Recipients, m.Total = nil, nil, 0
-	d := &Draft{spec: s}
+	d := &Draft{spec: s, packer: newPacker()}
 	if err := d.seal(&m); err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func Prepare(s Spec) (*Draft, error) {
 	distinct := make(map[bundle.Digest]bool)
 	for _, f := range files {
 		_, sealed := d.sealed[f.Path]
-		entry, err := layOut(f, sealed)
+		entry, err := d.packer.layOut(f, sealed)
 		if err != nil {
 			return nil, err
 		}
@@ -238,7 +239,7 @@ func (d *Draft) Write(w io.Writer, env []byte) error {
 	for i, f := range d.spec.Files {
 		entry := &d.m.Files[i]
 		k := 0
-		err := store(f, entry.Codec, entry.Size, func(data []byte, digest bundle.Digest) error {
+		err := d.packer.store(f, entry.Codec, entry.Size, func(data []byte, digest bundle.Digest) error {
 			if k >= len(entry.Chunks) || entry.Chunks[k].Digest != digest {
 				return refusal.New(refusal.Digest, "path %q: the file changed while the bundle was built", f.Path)
 			}
