@@ -7,10 +7,12 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
@@ -255,6 +257,66 @@ func TestWhatIsNotAskedForIsNotKept(t *testing.T) {
 				t.Errorf("request id kept: %v", has)
 			}
 		})
+	}
+}
+
+// TestRecordCopies reuses the buffer behind the strings of a call, as the engines do.
+func TestRecordCopies(t *testing.T) {
+	o := options()
+	o.Extras = events.WithUserAgent
+	l := open(t, openFile(t, filepath.Join(t.TempDir(), "events.db"), 16<<20, nil), o)
+	buffer := make([]byte, 64)
+	view := func(at int, s string) string {
+		n := copy(buffer[at:], s)
+		return unsafe.String(&buffer[at], n)
+	}
+	for range 100 { // several chunks, so that some are used again
+		for range 100 {
+			l.Record(&events.Event{Time: began, Status: 200, User: view(0, "ann"), ConsumerKey: view(8, "key"),
+				KeyType: view(16, "SANDBOX"), Publisher: view(24, "admin"), UserAgent: view(32, "curl/8")})
+			clear(buffer)
+		}
+		events.Collect(l)
+	}
+	flush(t, l)
+	got := decoded(t, read(t, l, batch.Detail))
+	if len(got) != 10_000 {
+		t.Fatalf("%d events, want 10000", len(got))
+	}
+	for i := range got {
+		if e := &got[i]; e.User != "ann" || e.ConsumerKey != "key" || e.KeyType != "SANDBOX" || e.Publisher != "admin" || e.UserAgent != "curl/8" {
+			t.Fatalf("event %d: %+v", i, e)
+		}
+	}
+}
+
+func TestAReadOnlyFileIsServed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.db")
+	db := openFile(t, path, 16<<20, nil)
+	l := open(t, db, options())
+	record(l, eventstest.Mix(10, began, 1))
+	flush(t, l)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ro, err := store.Open(path, store.Options{MaxBytes: 16 << 20, Schema: 1, Access: store.ReadOnly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ro.Close()
+	l = events.New(options())
+	if err := l.Attach(ro, events.AsItLay); !refusal.Is(err, refusal.StoreRO) {
+		t.Errorf("attach: %v, want %s", err, refusal.StoreRO)
+	}
+	if n := len(decoded(t, read(t, l, batch.Detail))); n != 10 {
+		t.Errorf("%d events read, want 10", n)
+	}
+	record(l, eventstest.Mix(10, began, 1))
+	if err := l.Flush(t.Context()); !refusal.Is(err, refusal.StoreRO) {
+		t.Errorf("flush: %v, want %s", err, refusal.StoreRO)
+	}
+	if s := l.Status(); s.Err == nil || s.Waiting != 10 {
+		t.Errorf("status: %d events wait, error %v; want 10 and a reason", s.Waiting, s.Err)
 	}
 }
 

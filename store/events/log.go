@@ -69,6 +69,8 @@ func New(o Options) *Log {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Log{o: o, log: o.Log, memory: newMemory(o.Extras&WithUserAgent != 0), ready: make(chan struct{}, 1)}
+	l.fill.builder.Packer = new(batch.Packer)
+	l.fill.table.Packer = l.fill.builder.Packer
 	rand.Read(l.run[:]) //nolint:errcheck // ends the process rather than fail
 	return l
 }

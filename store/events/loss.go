@@ -16,7 +16,7 @@ type tail struct {
 
 // maxLosses is where records stop being added and the last of their kind is widened
 // instead. It is beyond what a queue that is read meets.
-const maxLosses = 1024
+const maxLosses = 512
 
 // lossRecord is a loss as it lies in the file.
 type lossRecord struct {

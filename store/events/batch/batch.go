@@ -39,7 +39,7 @@ type Epoch [8]byte
 // A Quality says what is known of a time.
 type Quality uint8
 
-// The qualities of STATE: clock states. Their numbers are part of the format.
+// The qualities. Their numbers are part of the format.
 const (
 	Synced   Quality = 0 // proven less than a day ago
 	Holdover Quality = 1 // proven in this boot

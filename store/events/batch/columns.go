@@ -83,15 +83,16 @@ func zeros(column []byte) bool {
 	return true
 }
 
-// A packer turns bodies into the bytes of a batch. It keeps its buffers, about 1 MiB.
-type packer struct {
+// A Packer turns columns into the bytes of a batch. It keeps its buffers, about 1 MiB, so
+// builders and tables of one goroutine share one.
+type Packer struct {
 	mode  cbor.EncMode
 	flate *flate.Writer
 	out   bytes.Buffer
 }
 
 // pack sets Codec, Body and Sum of a batch and returns the unpacked size.
-func (p *packer) pack(b *Batch, content *body) (int, error) {
+func (p *Packer) pack(b *Batch, content *body) (int, error) {
 	if p.flate == nil {
 		var err error
 		if p.mode, err = cbor.CoreDetEncOptions().EncMode(); err != nil {

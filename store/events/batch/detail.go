@@ -57,6 +57,8 @@ type caller struct{ id, name, owner, tier, key, keyType, plan string }
 // A Builder collects events and packs them into batches. It keeps no string of an event.
 // It is for one goroutine.
 type Builder struct {
+	Packer *Packer // nil: one of its own, made by the first Pack
+
 	texts   dictionary
 	routes  map[route]uint64
 	callers map[caller]uint64
@@ -64,13 +66,12 @@ type Builder struct {
 	tables  [detailTables][]byte
 	columns [detailColumns][]byte
 
-	now     time.Time // the clock of the events at start
-	start   Stamp
-	last    int64 // µs of the newest event added
-	span    int64 // µs of the latest event
-	count   int
-	ratio   float64 // packed to unpacked size, as the last batch showed it, with a margin
-	packing packer
+	now   time.Time // the clock of the events at start
+	start Stamp
+	last  int64 // µs of the newest event added
+	span  int64 // µs of the latest event
+	count int
+	ratio float64 // packed to unpacked size, as the last batch showed it, with a margin
 }
 
 // Len returns the number of events collected.
@@ -227,7 +228,10 @@ func (b *Builder) Pack() ([]Batch, error) {
 	}
 	one := Batch{Header: Header{Class: Detail, Start: b.start, Span: time.Duration(b.span) * time.Microsecond,
 		Count: b.count, Calls: uint64(b.count)}}
-	raw, err := b.packing.pack(&one, content)
+	if b.Packer == nil {
+		b.Packer = new(Packer)
+	}
+	raw, err := b.Packer.pack(&one, content)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +245,7 @@ func (b *Builder) Pack() ([]Batch, error) {
 // halves packs a body that came out too large as two batches: the ratio of the batch
 // before it promised too much.
 func (b *Builder) halves(h *Header, content *body) ([]Batch, error) {
-	parts := [2]Builder{{ratio: 1}, {ratio: 1}}
+	parts := [2]Builder{{Packer: b.Packer, ratio: 1}, {Packer: b.Packer, ratio: 1}}
 	n := 0
 	err := decode(h, content, func(e *Event) bool {
 		parts[n*2/h.Count].Add(e, h.Start.Unix, h.Start)

@@ -35,7 +35,7 @@ type Event struct {
 	UserAgent   string
 
 	Status   uint16 // HTTP status sent to the client
-	Fault    uint32 // 900801 and so on (PRODUCT: fault codes), 101503 and so on; 0: none
+	Fault    uint32 // code of the refusal's body: 900901, 101503, 404; 0: the backend answered
 	Level    Level  // the level that refused the call
 	Protocol Protocol
 	Retries  uint8 // attempts after the first

@@ -45,15 +45,16 @@ type rollUpKey struct {
 // A batch of roll-ups counts the calls since the batch before it: rows of one minute in
 // several batches are to be added up.
 type Table struct {
-	index   map[rollUpKey]int
-	rows    []RollUp
-	names   map[string]string // one copy of each text
-	text    int               // bytes of them
-	now     time.Time
-	start   Stamp
-	last    int64 // unix minute of the newest row
-	calls   uint64
-	packing packer
+	Packer *Packer // nil: one of its own, made by the first Pack
+
+	index map[rollUpKey]int
+	rows  []RollUp
+	names map[string]string // one copy of each text
+	text  int               // bytes of them
+	now   time.Time
+	start Stamp
+	last  int64 // unix minute of the newest row
+	calls uint64
 }
 
 // Rows returns the number of rows.
@@ -165,7 +166,10 @@ func (t *Table) Pack() (Batch, error) {
 			columns[i] = nil
 		}
 	}
-	_, err := t.packing.pack(&b, &body{Version: bodyVersion, Strings: texts.texts, Columns: columns})
+	if t.Packer == nil {
+		t.Packer = new(Packer)
+	}
+	_, err := t.Packer.pack(&b, &body{Version: bodyVersion, Strings: texts.texts, Columns: columns})
 	return b, err
 }
 
