@@ -2,7 +2,10 @@ package auth_test
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/sha256"
+	"encoding/base64"
+	"math/big"
 	"net/url"
 	"slices"
 	"strings"
@@ -92,6 +95,7 @@ func TestAPIKeys(t *testing.T) {
 		{"query", lax, newCall("/key?a=b&apikey=" + freeKey), nil, "free", policy.Unauthenticated},
 		{"query, escaped", lax, newCall("/key?%61pikey=" + strings.Replace(url.QueryEscape(freeKey), "free", "%66ree", 1)), nil, "free", policy.Unauthenticated},
 		{"cookie", lax, newCall("/key").Add("Cookie", "a=b; key="+freeKey+"; c=d"), nil, "free", policy.Unauthenticated},
+		{"cookie in a second line", lax, newCall("/key").Add("Cookie", "a=b").Add("Cookie", `key="`+freeKey+`"`), nil, "free", policy.Unauthenticated},
 		{"subscribed application", lax, header(appKey), nil, "app", "Gold"},
 		{"for this API", lax, header(boundKey), nil, "bound", policy.Unauthenticated},
 		{"sandbox key of a production block", lax, header(sandKey), nil, "sand", "Gold"},
@@ -153,5 +157,50 @@ func TestAKeyIsJudgedPerAPI(t *testing.T) {
 		check(t, "its API", p, err, nil)
 		p, err = g.call(t, newCall("/key").Add("x-api-key", pumpsKey))
 		check(t, "another API", p, err, fault.ResourceForbidden)
+	}
+}
+
+func TestASignedKeyRevokedByItsTextIsRevokedInEverySpelling(t *testing.T) {
+	key := mint(t, "ES256", p256(), nil, keyClaims(nil))
+	head, sig := key[:strings.LastIndexByte(key, '.')+1], key[strings.LastIndexByte(key, '.')+1:]
+	b, err := base64.RawURLEncoding.DecodeString(sig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(big.Int).SetBytes(b[32:])
+	s.Sub(elliptic.P256().Params().N, s).FillBytes(b[32:])
+	spellings := []string{key, key + "==", head + b64(b), head + b64(b) + "=="}
+	for i := -1; i < len(spellings); i++ {
+		set := base(t)
+		set.APIKeys.Issuers = []policy.Issuer{{Name: "keys", Issuer: "https://localhost:9095/apikey", Algorithms: []string{"ES256"},
+			Keys: []policy.Key{{PKIX: public(t, p256())}}}}
+		var want *fault.Fault
+		if i >= 0 {
+			set.Revoked, want = revoked(revoke(policy.RevokedKey, []byte(spellings[i]))), fault.InvalidCredentials
+		}
+		g := open(t, set, auth.Options{})
+		for _, k := range spellings {
+			p, err := g.call(t, newCall("/key").Add("x-api-key", k))
+			check(t, k[len(head):], p, err, want)
+		}
+	}
+}
+
+func TestCarriersAreTheDeclaredPlaces(t *testing.T) {
+	set := base(t)
+	set.APIs[0].AuthHeader = "x-auth"
+	g := open(t, set, auth.Options{})
+	header, query, cookie := auth.Carrier{In: policy.InHeader, Name: "X-Api-Key"}, auth.Carrier{In: policy.InQuery, Name: "apikey"}, auth.Carrier{In: policy.InCookie, Name: "key"}
+	credential := auth.Carrier{In: policy.InHeader, Name: "X-Auth"}
+	for path, want := range map[string][]auth.Carrier{
+		"/open": nil, "/jwt": {credential}, "/key": {header, query, cookie}, "/any": {credential, header},
+	} {
+		m, err := g.table.Match("h", "GET", "/meters/1.2.0"+path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := g.Carriers(&m); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v; want %v", path, got, want)
+		}
 	}
 }

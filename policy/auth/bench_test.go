@@ -144,3 +144,13 @@ func keySetWithUsers(t testing.TB) *policy.Set {
 	set.Users = users(t)
 	return set
 }
+
+func BenchmarkCertificate(b *testing.B) {
+	root := issue(b, "CA", nil, nil)
+	good := issue(b, "press-7", root, nil)
+	g := open(b, mutualSet(b, policy.MutualMandatory, true, policy.ClientCA{Name: "ca", Authorities: [][]byte{root.Raw}}), auth.Options{})
+	call := present(newCall("/jwt"), good)
+	b.Run("first", func(b *testing.B) { run(b, g, call) })
+	g.cache = auth.NewCache(64)
+	b.Run("again", func(b *testing.B) { run(b, g, call) })
+}

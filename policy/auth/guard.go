@@ -63,6 +63,7 @@ type opRules struct {
 	missing      string        // challenge without a credential
 	bearer       bool          // a bearer challenge is due
 	places       uint          // bits of apiRules.keys that are allowed
+	carriers     []Carrier
 }
 
 // alternative is a list of credentials that are all needed, in the order in which kinds decide.
@@ -171,6 +172,7 @@ func compileAPI(set *policy.Set, a *policy.API, cas []namedAuthorities) (apiRule
 		if r.ops[i], err = compileOp(a, &a.Operations[i], keyOf, r.keys); err != nil {
 			errs = append(errs, fmt.Errorf("%s %s: %w", a.Operations[i].Method, a.Operations[i].Template, err))
 		}
+		r.ops[i].carry(&r)
 	}
 	return r, errors.Join(errs...)
 }
@@ -208,6 +210,44 @@ func compileOp(a *policy.API, o *policy.Operation, keyOf []int, keys []place) (o
 	return r, nil
 }
 
+// A Carrier is a place in a request that may hold a credential.
+type Carrier struct {
+	In   policy.Location
+	Name string // in canonical form for a header
+}
+
+// Carriers returns the places where credentials of an operation are looked for: what a
+// gateway takes out of the forwarded request, all of them and all lines of each. The slice belongs to the Guard.
+func (g *Guard) Carriers(m *route.Match) []Carrier {
+	if !g.knows(m) {
+		return nil
+	}
+	return g.apis[m.APIIndex].ops[m.OpIndex].carriers
+}
+
+// carry notes the places of an operation's credentials.
+func (r *opRules) carry(a *apiRules) {
+	header := false
+	for _, alt := range r.alternatives {
+		for _, u := range alt {
+			header = header || u.kind == policy.OAuth2 || u.kind == policy.Basic
+		}
+	}
+	if header {
+		r.carriers = append(r.carriers, Carrier{policy.InHeader, a.header})
+	}
+	for i, p := range a.keys {
+		if r.places&(1<<i) != 0 {
+			r.carriers = append(r.carriers, Carrier{p.in, p.name})
+		}
+	}
+}
+
+// knows reports whether m may be of this Guard's set.
+func (g *Guard) knows(m *route.Match) bool {
+	return m.APIIndex < len(g.apis) && m.OpIndex < len(g.apis[m.APIIndex].ops)
+}
+
 // rank is the place of a kind in the order in which credentials decide.
 func rank(k policy.SchemeKind) int {
 	switch k {
@@ -225,7 +265,7 @@ func rank(k policy.SchemeKind) int {
 // result may be shared: it is read-only. Cache may be nil. The errors are *fault.Error, with a
 // challenge where one is due.
 func (g *Guard) Authenticate(ctx context.Context, call policy.Call, m *route.Match, now policy.Now, cache Cache) (*policy.Principal, error) {
-	if m.APIIndex >= len(g.apis) || m.OpIndex >= len(g.apis[m.APIIndex].ops) {
+	if !g.knows(m) {
 		return nil, refuse(fault.Unclassified, errors.New("the match is of another edition"))
 	}
 	a := &g.apis[m.APIIndex]
@@ -255,8 +295,10 @@ type trial struct {
 }
 
 func (t *trial) run() (*policy.Principal, *fault.Error) {
-	if err := t.offer.read(t.g, t.call, t.api, t.op); err != nil {
-		return nil, t.unauthorized(fault.InvalidCredentials, err)
+	if len(t.op.alternatives) > 0 {
+		if err := t.offer.read(t.g, t.call, t.api, t.op); err != nil {
+			return nil, t.unauthorized(fault.InvalidCredentials, err)
+		}
 	}
 	var holder *policy.Principal // of the certificate
 	if t.api.mutual != policy.MutualNone {

@@ -104,7 +104,7 @@ func (t *trial) certificate() (*policy.Principal, *fault.Error) {
 		if t.g.another(t.call, CertificateHeader) {
 			return nil, t.badCertificate(errTwice)
 		}
-		key := t.certificateKey(maphash.String(t.g.seed, h), 1)
+		key := t.certificateKey(maphash.String(t.g.seed, h[max(0, len(h)-hashed):]), 1)
 		if v = t.cached(key, h); v == nil {
 			if v, err = t.headerCertificate(h); err != nil {
 				return nil, t.badCertificate(err)
@@ -117,7 +117,7 @@ func (t *trial) certificate() (*policy.Principal, *fault.Error) {
 			return t.noCertificate()
 		}
 		leaf := state.PeerCertificates[0]
-		key := t.certificateKey(maphash.Bytes(t.g.seed, leaf.Raw), 0)
+		key := t.certificateKey(maphash.Bytes(t.g.seed, leaf.Raw[max(0, len(leaf.Raw)-hashed):]), 0)
 		if t.cache != nil {
 			if have, ok := t.cache.Get(key); ok && have.guard == t.g && have.exact == string(leaf.Raw) {
 				v = have

@@ -89,8 +89,11 @@ func (o *offer) elsewhere(g *Guard, call policy.Call, a *apiRules, op *opRules) 
 // no credential.
 func parseAuthorization(h string) (scheme, string) {
 	h = strings.Trim(h, " \t")
-	i := strings.IndexAny(h, " \t")
-	if i < 0 {
+	i := 0
+	for i < len(h) && h[i] != ' ' && h[i] != '\t' {
+		i++
+	}
+	if i == len(h) {
 		if h == "" || strings.EqualFold(h, "Bearer") || strings.EqualFold(h, "Basic") {
 			return schemeNone, ""
 		}

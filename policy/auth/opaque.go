@@ -18,11 +18,14 @@ var (
 // introspectRetry is when a client may try again while the key manager is away.
 const introspectRetry = 5 * time.Second
 
-// byCode are the refusals a key manager may ask for (SOAP validationStatus).
-func byCode(code int) *fault.Fault {
+// refusal returns the fault that a key manager asks for (SOAP validationStatus).
+func (r *Introspected) refusal() *fault.Fault {
+	if r == nil {
+		return fault.InvalidCredentials
+	}
 	for _, f := range []*fault.Fault{fault.Unclassified, fault.MissingCredentials, fault.TokenExpired, fault.TokenInactive,
 		fault.TokenType, fault.NoResource, fault.TemporarilyBlocked, fault.ResourceForbidden, fault.SubscriptionHold, fault.InsufficientScope} {
-		if f.Code == code {
+		if f.Code == r.Code {
 			return f
 		}
 	}
@@ -49,8 +52,8 @@ func (t *trial) opaque(s string) (*policy.Principal, *fault.Error) {
 		}
 		return nil, &fault.Error{Fault: fault.KeyManagerAway, Err: err, RetryAfter: introspectRetry}
 	}
-	if !r.Active {
-		return nil, t.unauthorized(byCode(r.Code), errInactive)
+	if r == nil || !r.Active {
+		return nil, t.unauthorized(r.refusal(), errInactive)
 	}
 	if !r.Expires.IsZero() && !t.now.Lower.Before(r.Expires) {
 		return nil, t.unauthorized(fault.TokenExpired, errExpired)

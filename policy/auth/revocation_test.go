@@ -1,10 +1,12 @@
 package auth_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,4 +290,48 @@ func TestACollisionInTheCacheLetsNobodyIn(t *testing.T) {
 	}
 	p, err = g.call(t, present(newCall("/jwt").Add("Authorization", "Bearer "+mint(t, "RS256", rsaKey(), nil, claims(nil))), bad))
 	check(t, "another certificate", p, err, fault.InvalidCredentials)
+}
+
+// Once a revocation has been added, no call that starts later may pass, whatever other calls
+// are under way with the same entry of the cache.
+func TestNoCallThatStartsAfterARevocationPasses(t *testing.T) {
+	token := "Bearer " + mint(t, "EdDSA", edKey(), nil, jwks(m{"jti": "shared"}))
+	for range 50 {
+		list := new(late)
+		g := open(t, base(t), auth.Options{Revoked: list})
+		g.cache = auth.NewCache(16)
+		match, err := g.table.Match("h", "GET", "/meters/1.2.0/jwt", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func() error {
+			_, err := g.Authenticate(context.Background(), newCall("/jwt").Add("Authorization", token), &match, g.now, g.cache)
+			return err
+		}
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+		var added atomic.Bool
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					over := added.Load()
+					err := ask()
+					if over && err == nil {
+						t.Error("a call passed after the revocation")
+					}
+					if over {
+						return
+					}
+				}
+			})
+		}
+		for i := range 10 { // others first, so that the list is asked while it grows
+			list.add(policy.RevokedID, []byte{byte(i)}, time.Time{})
+		}
+		list.add(policy.RevokedID, []byte("shared"), time.Time{})
+		added.Store(true)
+		wg.Wait()
+	}
 }

@@ -1,8 +1,12 @@
 package auth
 
 import (
+	"crypto/elliptic"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"hash/maphash"
+	"math/big"
 	"slices"
 	"strings"
 
@@ -79,12 +83,15 @@ const (
 	tagCertificate
 )
 
-// cacheKey returns the key of a credential that is compared whole on a hit.
+// hashed is how much of a credential's end goes into a cache key. The end of a token and of a
+// certificate is its signature, so that two genuine ones never share it.
+const hashed = 64
+
+// cacheKey returns the key of a credential that is compared whole on a hit: a collision
+// costs a signature check and lets nobody in.
 func (g *Guard) cacheKey(t tag, s string) (key [32]byte) {
-	h := maphash.String(g.seed, s)
-	for i := range 8 {
-		key[i] = byte(h >> (8 * i))
-	}
+	h := maphash.String(g.seed, s[max(0, len(s)-hashed):])
+	binary.LittleEndian.PutUint64(key[:8], h)
 	key[8] = byte(t)
 	return key
 }
@@ -125,7 +132,7 @@ func (t *trial) bearer(s string) (*policy.Principal, *fault.Error) {
 
 // first judges a token or API key that was just found genuine, and remembers it.
 func (t *trial) first(key [32]byte, v *Verified) (*policy.Principal, *fault.Error) {
-	if err := v.times.check(t.now, t.g.expired); err != nil {
+	if err := v.times.check(t.now, t.g.over(v)); err != nil {
 		return nil, t.challenged(err)
 	}
 	if !t.g.clear(v.idents, t.now) {
@@ -143,7 +150,7 @@ func (t *trial) first(key [32]byte, v *Verified) (*policy.Principal, *fault.Erro
 
 // again judges a token or API key that was found genuine earlier.
 func (t *trial) again(v *Verified) (*policy.Principal, *fault.Error) {
-	if err := v.times.check(t.now, t.g.expired); err != nil {
+	if err := v.times.check(t.now, t.g.over(v)); err != nil {
 		return nil, t.challenged(err)
 	}
 	if !v.stands(t.now) {
@@ -160,6 +167,14 @@ func (t *trial) again(v *Verified) (*policy.Principal, *fault.Error) {
 		v.last.Store(d)
 	}
 	return t.finish(v, d.p)
+}
+
+// over returns the fault of a credential after its end.
+func (g *Guard) over(v *Verified) *fault.Fault {
+	if v.token == nil || v.token.apiKey {
+		return fault.InvalidCredentials
+	}
+	return g.expired
 }
 
 // finish checks scopes, which bind tokens but not API keys.
@@ -352,11 +367,13 @@ func (g *Guard) accept(s string, tok *jwt.Token, o object, from *issuer, apiKey 
 		sig = sig[:len(sig)/2] // (r, n−s) is as good as (r, s)
 	}
 	v.idents = append(v.idents, identOfBytes(policy.RevokedSignature, sig))
+	if apiKey {
+		for _, text := range spellings(s, tok) {
+			v.idents = append(v.idents, identOf(policy.RevokedKey, text))
+		}
+	}
 	if t.id != "" {
 		v.idents = append(v.idents, identOf(policy.RevokedID, t.id))
-	}
-	if apiKey {
-		v.idents = append(v.idents, identOf(policy.RevokedKey, s))
 	}
 	if t.consumerKey != "" {
 		v.idents = append(v.idents, identOf(policy.RevokedConsumer, t.consumerKey))
@@ -366,6 +383,29 @@ func (g *Guard) accept(s string, tok *jwt.Token, o object, from *issuer, apiKey 
 	}
 	v.idents = appendUser(v.idents, &policy.Principal{Subject: t.subject, Tenant: t.tenant})
 	return v, nil
+}
+
+// spellings returns every text of a signed API key that the signature check lets pass: the
+// last part with and without padding, and for ES* with the other of the two signatures that fit. Who
+// revokes a key by its text has only one of them.
+func spellings(s string, tok *jwt.Token) []string {
+	head := s[:strings.LastIndexByte(s, '.')+1]
+	sigs := [][]byte{tok.Signature}
+	if m, ok := tok.Method.(*jwt.SigningMethodECDSA); ok {
+		order := map[int]elliptic.Curve{256: elliptic.P256(), 384: elliptic.P384(), 521: elliptic.P521()}[m.CurveBits].Params().N
+		twin := slices.Clone(tok.Signature)
+		half := twin[len(twin)/2:]
+		new(big.Int).Sub(order, new(big.Int).SetBytes(half)).FillBytes(half)
+		sigs = append(sigs, twin)
+	}
+	var out []string
+	for _, sig := range sigs {
+		out = append(out, head+base64.RawURLEncoding.EncodeToString(sig))
+		if len(sig)%3 != 0 {
+			out = append(out, head+base64.URLEncoding.EncodeToString(sig))
+		}
+	}
+	return out
 }
 
 // read fills t from the claims that API Manager writes.
