@@ -273,6 +273,44 @@ func TestADamagedBatchIsSetAsideAlone(t *testing.T) {
 	}
 }
 
+func TestADamagedLossRecordIsALossOfUnknownSize(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.db")
+	db := openFile(t, path, 16<<20, nil)
+	l := events.New(options())
+	if err := l.Attach(db, events.SetAside); err != nil {
+		t.Fatal(err)
+	}
+	record(l, eventstest.Mix(10, began, 1))
+	flush(t, l)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	damage(t, path, []byte(batch.ReasonQuarantine)) // both records
+
+	l = open(t, openFile(t, path, 16<<20, nil), options())
+	if n := len(decoded(t, read(t, l, batch.Detail))); n != 10 {
+		t.Errorf("%d events, want the 10 that are whole", n)
+	}
+	losses, err := l.Losses(0, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []batch.Reason
+	for _, loss := range losses {
+		got = append(got, loss.Reason)
+	}
+	want := []batch.Reason{batch.ReasonCorrupt, batch.ReasonCorrupt, batch.ReasonUnclean, batch.ReasonUnclean}
+	if !slices.Equal(got, want) {
+		t.Errorf("losses for %v, want %v", got, want)
+	}
+	if err := l.ReleaseLosses(losses[len(losses)-1].Number); err != nil {
+		t.Fatal(err)
+	}
+	if losses, err := l.Losses(0, 10); err != nil || len(losses) != 0 {
+		t.Errorf("after release: %+v, %v", losses, err)
+	}
+}
+
 // damage flips a bit in the middle of each copy of part in a file.
 func damage(t *testing.T, path string, part []byte) {
 	t.Helper()

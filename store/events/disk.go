@@ -37,10 +37,10 @@ func (l *Log) begin() error {
 	var s *state
 	tails := make(map[tail]Loss)
 	err := db.View(func(tx *store.Tx) (err error) {
-		if s, err = stored(tx); err != nil {
+		if s, err = stored(tx); err != nil || s == nil {
 			return err
 		}
-		return eachLoss(tx, 0, func(loss Loss) bool {
+		return eachLoss(tx, 0, s.Loss, func(loss Loss) bool {
 			tails[tail{loss.Class, loss.Reason}] = loss
 			return true
 		})
@@ -214,7 +214,7 @@ func (l *Log) replace(old *state) error {
 	var losses []Loss
 	if old != nil {
 		err := l.disk.db.View(func(tx *store.Tx) error {
-			return eachLoss(tx, 0, func(loss Loss) bool { losses = append(losses, loss); return true })
+			return eachLoss(tx, 0, old.Loss, func(loss Loss) bool { losses = append(losses, loss); return true })
 		})
 		if err != nil {
 			l.log.Warn("loss records not kept", "err", err)
@@ -267,7 +267,7 @@ func (l *Log) compact() error {
 	}
 	var losses []Loss
 	err := l.disk.db.View(func(tx *store.Tx) error {
-		return eachLoss(tx, 0, func(loss Loss) bool { losses = append(losses, loss); return true })
+		return eachLoss(tx, 0, s.Loss, func(loss Loss) bool { losses = append(losses, loss); return true })
 	})
 	if err != nil {
 		return err

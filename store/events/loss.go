@@ -1,6 +1,7 @@
 package events
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -45,28 +46,43 @@ func putLoss(tx *store.Tx, l *Loss) error {
 	return tx.Bucket(lossBucket).Put(lossKey(l.Number), b)
 }
 
-// eachLoss calls fn for the records with numbers above after, oldest first, until it
-// returns false. A record that cannot be read is passed over: the totals in the batches
-// tell that calls are missing.
-func eachLoss(tx *store.Tx, after uint64, fn func(Loss) bool) error {
-	c := tx.Bucket(lossBucket).Cursor()
-	for ok := c.Seek(lossKey(after + 1)); ok; ok = c.Next() {
-		if len(c.Key()) != 8 {
-			return fmt.Errorf("loss record with key %x: %w", c.Key(), store.ErrCorrupt)
+// eachLoss calls fn for the records with numbers above after and up to last, oldest first,
+// until it returns false. A record that cannot be read back is one of unknown calls.
+func eachLoss(tx *store.Tx, after, last uint64, fn func(Loss) bool) error {
+	bucket := tx.Bucket(lossBucket)
+	for {
+		c := bucket.Cursor()
+		for ok := c.Seek(lossKey(after + 1)); ok; ok = c.Next() {
+			if len(c.Key()) != 8 {
+				return fmt.Errorf("loss record with key %x: %w", c.Key(), store.ErrCorrupt)
+			}
+			after = binary.BigEndian.Uint64(c.Key())
+			var r lossRecord
+			if err := decode(c.Value(), &r); err != nil {
+				return fmt.Errorf("loss record %d: %w", after, err)
+			}
+			if !fn(r.loss(after)) {
+				return nil
+			}
 		}
-		n := uint64(0)
-		for _, b := range c.Key() {
-			n = n<<8 | uint64(b)
+		if !damaged(c.Err()) {
+			return c.Err()
 		}
-		var r lossRecord
-		if err := decode(c.Value(), &r); err != nil {
-			return fmt.Errorf("loss record %d: %w", n, err)
+		// The cursor does not tell which one it was.
+		bad := after + 1
+		for ; bad <= last; bad++ {
+			if _, err := bucket.Get(lossKey(bad)); damaged(err) {
+				break
+			}
 		}
-		if !fn(r.loss(n)) {
+		if bad > last {
+			return c.Err()
+		}
+		if !fn(Loss{Number: bad, Class: batch.Detail, First: time.Unix(0, 0), Last: time.Unix(0, 0), Reason: batch.ReasonCorrupt}) {
 			return nil
 		}
+		after = bad
 	}
-	return c.Err()
 }
 
 // declare writes a loss, or widens the record before it when nobody has seen that one yet

@@ -212,12 +212,13 @@ func (c *change) release(p place, seq uint64, n int) (bool, error) {
 func (l *Log) Losses(after uint64, n int) ([]Loss, error) {
 	l.disk.Lock()
 	defer l.disk.Unlock()
-	if l.disk.db == nil {
+	known := l.known.Load()
+	if known == nil {
 		return nil, ErrNoFile
 	}
 	var all []Loss
 	err := l.disk.db.View(func(tx *store.Tx) error {
-		return eachLoss(tx, after, func(loss Loss) bool {
+		return eachLoss(tx, after, known.Loss, func(loss Loss) bool {
 			if len(all) == n {
 				return false
 			}
@@ -241,7 +242,7 @@ func (l *Log) ReleaseLosses(n uint64) error {
 	for more := true; more; {
 		err := l.update(func(c *change) error {
 			var gone []uint64
-			err := eachLoss(c.tx, 0, func(loss Loss) bool {
+			err := eachLoss(c.tx, 0, c.state.Loss, func(loss Loss) bool {
 				if loss.Number <= n && len(gone) < together {
 					gone = append(gone, loss.Number)
 				}
