@@ -140,6 +140,9 @@ func TestResponsesAreReadStrictly(t *testing.T) {
 	} {
 		answer.Store(tc.in)
 		_, body, err := fetchAll(t, c, Request{Path: "/"})
+		if Stale(err) { // the connection of the row before, whose end had not arrived
+			_, body, err = fetchAll(t, c, Request{Path: "/"})
+		}
 		if (err == nil) != tc.ok || tc.ok && body != tc.body {
 			t.Errorf("%s: got %q %v, want ok %v", tc.name, body, err, tc.ok)
 		}

@@ -47,7 +47,8 @@ type conn struct {
 	err   error
 	one   [1]byte // where TLS waits for the first byte
 
-	prev, next *conn // in the server's list
+	parts      atomic.Int32 // of a tunnel's end that have happened
+	prev, next *conn        // in the server's list
 }
 
 // serve answers the connection's requests until one side ends it.
@@ -68,7 +69,8 @@ func (c *conn) serve() {
 			c.srv.giveCall(k)
 			switch fate {
 			case fateTunnel:
-				return // it closes the connection
+				c.part()
+				return
 			case fateClose:
 				c.close()
 				return
@@ -87,6 +89,14 @@ func (c *conn) close() {
 	c.nc.Close()
 	c.life.end()
 	c.srv.forget(c)
+}
+
+// part is called when the handler of a tunnel returns and when the tunnel is closed: the
+// connection counts until both have happened.
+func (c *conn) part() {
+	if c.parts.Add(1) == 2 {
+		c.srv.forget(c)
+	}
 }
 
 // rest makes the connection idle. It reports false when the server is going down.

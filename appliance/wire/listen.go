@@ -179,7 +179,11 @@ func (s *Server) take(nc net.Conn) {
 	c.enter(phaseIdle, st.headTicks) // the first request is not waited for as long as later ones
 	if st.tlsConf != nil {
 		c.enter(phaseHead, st.headTicks)
-		c.nc = tls.Server(&hookedConn{nc, func() { s.forget(c) }}, st.tlsConf)
+		c.nc = tls.Server(&hookedConn{nc, func() {
+			if c.phase.Load()>>phaseShift != phaseTunnel {
+				s.forget(c)
+			}
+		}}, st.tlsConf)
 	}
 	st.accepted.Add(1)
 	st.open.Add(1)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 // The errors of an answer: faults of the handler or the end of the connection.
@@ -318,8 +319,9 @@ func (k *call) Tunnel(h Header) (io.ReadWriteCloser, error) {
 
 // A tunnel is a connection that was upgraded.
 type tunnel struct {
-	c     *conn
-	early []byte
+	c      *conn
+	early  []byte
+	closed atomic.Bool
 }
 
 func (t *tunnel) Read(p []byte) (int, error) {
@@ -336,6 +338,8 @@ func (t *tunnel) Write(p []byte) (int, error) { return t.c.nc.Write(p) }
 // Close closes the connection; it may be called more than once.
 func (t *tunnel) Close() error {
 	err := t.c.nc.Close()
-	t.c.srv.forget(t.c)
+	if t.closed.CompareAndSwap(false, true) {
+		t.c.part()
+	}
 	return err
 }
