@@ -231,7 +231,7 @@ func (s State) under(r *Root) State {
 		s.epochs = make(map[RoleNumber]uint64)
 	}
 	for n, role := range r.Roles {
-		s.epochs[n] = max(s.epochs[n], role.Epoch)
+		s.epochs[n] = role.Epoch // never lower, see mayFollow
 		if keys, ok := r.Keys(n); ok {
 			s.keys[n] = keys
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tidegate/policy/refusal"
+	"tidegate/sync/envelope"
 )
 
 func wantFloor(t *testing.T, s State, unix uint64, source string) {
@@ -87,6 +88,20 @@ func TestOwnTimeIsNotDropped(t *testing.T) {
 	s := pinned(t, root(1), 0).SetTime((built + 50*day) * 1000)
 	s = follow(t, s, root(2).with(func(r *Root) { r.Roles[0] = keys(1, 1); epoch(0, 9)(r) }), 0)
 	wantFloor(t, s, built+50*day, "set on this device")
+}
+
+// A person may pin a root from the end of time; nothing wraps around then.
+func TestTheEndOfTime(t *testing.T) {
+	late := root(1).with(func(r *Root) { r.Issued = math.MaxUint64 })
+	s, _, err := Pin(envelope.File(envelope.Root, seal(t, late, 0)), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFloor(t, s.Advance(9999*time.Hour), math.MaxUint64/1000, "trust root")
+	s = follow(t, s, late.with(func(r *Root) { r.Version = 2 }), 0)
+	if v, _, err := s.Judge(offer(1, 1), device, Moment{}); v != Install {
+		t.Errorf("got %v, %v", v, err)
+	}
 }
 
 func TestAttest(t *testing.T) {

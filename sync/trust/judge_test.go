@@ -240,6 +240,8 @@ func TestJ6J9Allowed(t *testing.T) {
 	s = follow(t, s, root(2).with(func(r *Root) { r.Revoked = []Digest{good.Digest} }), 0)
 	wantRefusal(t, s.Allowed(good), refusal.Revoked, "bundle 42")
 	wantRefusal(t, s.Allowed(older), "", "")
+	_, _, err := s.Confirm(offer(42, 42)).Judge(offer(42, 42), device, Moment{Serving: older.Digest})
+	wantRefusal(t, err, refusal.Revoked, "bundle 42") // nor again, though it was confirmed once
 	if !s.Revoked(good.Digest) || s.Revoked(older.Digest) {
 		t.Error("Revoked does not agree")
 	}

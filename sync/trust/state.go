@@ -297,8 +297,11 @@ func Load(record []byte, roots [][]byte, build uint64) (State, error) {
 	if err := canon.Unmarshal(record, &w, canon.Within(MaxRecord)); err != nil {
 		return State{}, unreadable(err)
 	}
-	if w.Format != 1 || len(w.Trial) > 1 {
+	if w.Format != 1 {
 		return State{}, refusal.New(refusal.State, "trust state has format %d, this program reads 1", w.Format)
+	}
+	if len(w.Trial) > 1 {
+		return State{}, refusal.New(refusal.State, "trust state has %d bundles on trial", len(w.Trial))
 	}
 	s := State{
 		generation: w.Generation, roots: slices.Clone(roots),
@@ -307,8 +310,8 @@ func Load(record []byte, roots [][]byte, build uint64) (State, error) {
 	if len(w.Trial) == 1 {
 		s.trial = &w.Trial[0]
 	}
-	if uint64(len(roots)) != w.Steps || s.Chain() != w.Chain {
-		return State{}, refusal.New(refusal.State, "trust state belongs to %d other roots than the %d stored beside it", w.Steps, len(roots))
+	if s.Chain() != w.Chain {
+		return State{}, refusal.New(refusal.State, "trust state belongs to other roots (%d of them) than the %d stored beside it", w.Steps, len(roots))
 	}
 	for _, env := range roots {
 		r, err := openRoot(env)

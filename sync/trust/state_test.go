@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tidegate/policy/refusal"
+	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 )
 
@@ -82,7 +83,15 @@ func TestD18Unreadable(t *testing.T) {
 			t.Fatalf("byte %d: %v", i, err)
 		}
 	}
-	_, err := Load(nil, nil, built)
+	two, err := canon.Marshal(stored{Format: 1, Chain: State{}.Chain(), Trial: []Line{offer(1, 1).Line(), offer(2, 2).Line()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(two, nil, built)
+	wantRefusal(t, err, refusal.State, "2 bundles on trial")
+	_, err = Load(bytes.Replace([]byte(record(t, State{})), []byte{1, 1}, []byte{1, 2}, 1), nil, built)
+	wantRefusal(t, err, refusal.State, "format 2")
+	_, err = Load(nil, nil, built)
 	wantRefusal(t, err, refusal.State, "unreadable")
 	_, err = Load(b, s.Roots()[:1], built)
 	wantRefusal(t, err, refusal.State, "other roots")
@@ -140,7 +149,12 @@ func TestCountersMoveAtConfirm(t *testing.T) {
 	if counters(s) != before {
 		t.Error("the old state changed")
 	}
-	again := failed.Forgive(Digest{20}).Try(offer(20, 20)).Confirm(offer(20, 20))
+	for name, other := range map[string]State{"confirmed": tried.Confirm(offer(11, 11)), "failed": tried.Fail(offer(11, 11), refusal.Health)} {
+		if l, on := other.OnTrial(); !on || l.Seq != 20 {
+			t.Errorf("another bundle %s, and the trial is over", name)
+		}
+	}
+	again := failed.Confirm(offer(20, 20))
 	if _, ok := again.Failure(Digest{20}); ok {
 		t.Error("a confirmed bundle is remembered as failed")
 	}
