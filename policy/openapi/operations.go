@@ -134,10 +134,7 @@ func (d *reader) websocket(op *policy.Operation, o *source.Object) {
 
 func (d *reader) links(o *source.Object) {
 	for _, res := range o.Value("responses").All() {
-		target := res.Value
-		if target.Value("$ref") != nil {
-			continue // told where it is defined, if it is used at all
-		}
+		target := d.quietly(res.Value)
 		if l := target.Lookup("links"); l != nil && len(l.Value.Keys) > 0 {
 			d.r.Dropf(l.Pos, o.Name, "links of the answer %s: descriptions for clients", res.Name)
 		}
