@@ -201,8 +201,8 @@ func (a *App) openLedger() error {
 // openEvents makes the queue. Its file is checked and attached while the device serves.
 func (a *App) openEvents() {
 	o := events.Options{
-		MaxBytes: int64(a.cfg.Events.MaxBytes), Interval: a.cfg.Events.Interval.Std(),
-		BootID: a.o.Machine.BootID(), Clock: a.time.stamp, Log: a.log,
+		Interval: a.cfg.Events.Interval.Std(),
+		BootID:   a.o.Machine.BootID(), Clock: a.time.stamp, Log: a.log,
 	}
 	o.Detail = map[string]events.Keep{"all": events.KeepAll, "errors": events.KeepErrors, "none": events.KeepNone}[a.cfg.Events.Detail]
 	o.Address = map[string]events.AddressForm{"full": events.AddressFull, "prefix": events.AddressPrefix, "none": events.AddressNone}[a.cfg.Events.ClientAddress]
@@ -231,13 +231,13 @@ func (a *App) openDesk() error {
 	}
 	o := intake.Options{
 		Dir: a.cfg.Data, State: a.dir.State(), Slots: a.dir.Trust(), Shelf: shelf, Audit: a.audit, Locked: a.report.TrustLost,
-		Activator: a.gateway.Activator(), Prober: &prober{a}, Clock: a.time,
+		Activator: a.gateway.Activator(), Prober: &prober{a}, Clock: a.o.Machine, Time: a.time.clock,
 		Hardware: runtime.GOOS + "-" + runtime.GOARCH, Version: versionNumbers(a.build.Version), Build: uint64(a.build.Time.Unix()),
 		BootID: a.o.Machine.BootID(), Log: a.log, Charge: a.dir.ChargeTrial,
 	}
 	if a.identity != nil {
 		o.Device = deviceID(a.identity)
-		o.Keys = sealingKeys(a.identity)
+		o.Identity = a.identity
 	}
 	a.desk, err = intake.New(o)
 	return err

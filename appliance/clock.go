@@ -12,7 +12,6 @@ import (
 	"tidegate/store"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
-	"tidegate/sync/trust"
 )
 
 // timekeeper is the trusted clock as the other packages see it.
@@ -34,12 +33,6 @@ func (t timekeeper) Now() policy.Now {
 // Line implements gateway.Clock.
 func (t timekeeper) Line() uint32 { return t.clock.Instant().Line }
 
-// Boot implements intake.Clock.
-func (t timekeeper) Boot() time.Duration { return t.machine.Boot() }
-
-// Wall implements intake.Clock.
-func (t timekeeper) Wall() time.Time { return t.machine.Wall() }
-
 // instant is the time of limits.
 func (t timekeeper) instant() throttle.Instant {
 	i := t.clock.Instant()
@@ -49,7 +42,7 @@ func (t timekeeper) instant() throttle.Instant {
 // stamp is the time of events.
 func (t timekeeper) stamp() events.Instant {
 	r := t.clock.Now()
-	q := batch.Unsynced
+	q := batch.Unproven
 	switch r.Quality {
 	case clock.Synced:
 		q = batch.Synced
@@ -99,21 +92,4 @@ func (a *App) runClock(ctx context.Context) error {
 			return a.dir.State().Update(func(tx *store.Tx) error { return tx.Bucket(clockBucket).Put([]byte(clockKey), b) })
 		},
 	})
-}
-
-// syncFloor makes the clock know what the trust engine knows of the time: its floor rests on
-// what was signed, by role and epoch. When a root has raised an epoch, what the clock had
-// from the one before is dropped, as the engine has done.
-func (a *App) syncFloor() {
-	st := a.desk.Trust()
-	root := st.Root()
-	if root == nil {
-		return
-	}
-	epoch := root.Roles[trust.RoleRelease].Epoch
-	a.time.clock.Drop(uint64(trust.RoleRelease), epoch)
-	c := clock.Contribution{Origin: clock.Manifest, Role: uint64(trust.RoleRelease), Epoch: epoch, At: time.Unix(int64(st.Floor().Unix), 0).UTC()}
-	if err := a.time.clock.Contribute(c); err != nil {
-		a.log.Warn("clock", "error", err)
-	}
 }

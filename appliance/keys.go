@@ -21,7 +21,6 @@ import (
 	"tidegate/platform/durable"
 	"tidegate/platform/identity"
 	"tidegate/sync/envelope"
-	"tidegate/sync/seal"
 	"tidegate/sync/trust"
 )
 
@@ -53,26 +52,13 @@ func deviceID(id *identity.Identity) trust.DeviceID {
 	return trust.DeviceIDOf(reporter{id}.Public())
 }
 
-// sealingKeys are the keys that open secrets.
-func sealingKeys(id *identity.Identity) []seal.Key {
-	var keys []seal.Key
+// sealingKeys are the keys that secrets can be sealed for.
+func sealingKeys(id *identity.Identity) []trust.SealKey {
+	var keys []trust.SealKey
 	for _, k := range id.SealingKeys() {
-		keys = append(keys, seal.Key{
-			Public: trust.SealKey{KEM: uint64(k.KEM), Public: k.Public},
-			Open:   func(info, sealed []byte) ([]byte, error) { return openSealed(id, k, info, sealed) },
-		})
+		keys = append(keys, trust.SealKey{KEM: uint64(k.KEM), Public: k.Public})
 	}
 	return keys
-}
-
-// The suite of sealed secrets beside the KEM (RFC 9180 §7): HKDF-SHA256, ChaCha20-Poly1305.
-const (
-	kdfHKDF    = 0x0001
-	aeadChaCha = 0x0003
-)
-
-func openSealed(id *identity.Identity, k identity.SealingKey, info, sealed []byte) ([]byte, error) {
-	return id.Open([]identity.Recipient{{KEM: k.KEM, KDF: kdfHKDF, AEAD: aeadChaCha, KID: k.KID(), Sealed: sealed}}, info)
 }
 
 // versionNumbers reads "1.2.3" or "v1.2.3-4-gabc"; anything else is 0.0.0.

@@ -113,9 +113,7 @@ func (a *App) enrolment() ([]byte, error) {
 	if e := st.Enrolment(); e != nil {
 		r.Seq = e.Seq + 1
 	}
-	for _, k := range sealingKeys(a.identity) {
-		r.Seal = append(r.Seal, k.Public)
-	}
+	r.Seal = sealingKeys(a.identity)
 	payload, err := r.Marshal()
 	if err != nil {
 		return nil, err

@@ -38,7 +38,6 @@ func (a *App) Start(ctx context.Context) (err error) {
 	if err := a.desk.Resume(ctx); err != nil {
 		a.find("%v", err)
 	}
-	a.syncFloor()
 	if err := a.serve(); err != nil {
 		return err
 	}
@@ -46,7 +45,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.down.task("events", a.runEvents)
 	a.down.task("counters", a.ledger.Run)
 	a.down.task("intake", a.desk.Run)
-	a.down.task("upkeep", a.upkeep)
+	a.down.task("start count", a.noteHealth)
 	if err := a.startAdmin(); err != nil {
 		return err
 	}
@@ -193,23 +192,15 @@ func (a *App) runEvents(ctx context.Context) error {
 	return a.events.Run(ctx)
 }
 
-// upkeep does what a device does now and then.
-func (a *App) upkeep(ctx context.Context) error {
-	reports, stop := a.desk.Watch()
-	defer stop()
+// noteHealth notes that the start was a good one once the device has served for a while.
+func (a *App) noteHealth(ctx context.Context) error {
 	healthy := time.NewTimer(healthyAfter)
 	defer healthy.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-reports:
-			a.syncFloor()
-		case <-healthy.C:
-			if err := a.dir.Healthy(); err != nil {
-				a.log.Error("good start not noted", "error", err)
-			}
-		}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-healthy.C:
+		return a.dir.Healthy()
 	}
 }
 

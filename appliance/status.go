@@ -10,8 +10,8 @@ import (
 
 	"tidegate/appliance/admin"
 	"tidegate/appliance/wire"
+	"tidegate/store/events/batch"
 	"tidegate/sync/intake"
-	"tidegate/sync/trust"
 )
 
 // Status says how the device is.
@@ -61,7 +61,7 @@ func (a *App) deskStatus(s *admin.Status) {
 	if d.Locked != nil {
 		s.Trust.Locked = d.Locked.Error()
 	}
-	s.Trust.Roles = roles(a.desk.Trust().Root())
+	s.Trust.Roles = admin.Roles(a.desk.Trust().Root())
 	for w, text := range d.Alarms {
 		s.Alarms = append(s.Alarms, admin.Alarm{Word: string(w), Detail: text})
 	}
@@ -91,22 +91,6 @@ func bundleView(b *intake.BundleInfo) *admin.Bundle {
 	return v
 }
 
-func roles(r *trust.Root) []admin.Role {
-	if r == nil {
-		return nil
-	}
-	var out []admin.Role
-	for n, role := range r.Roles {
-		v := admin.Role{Name: n.String(), Epoch: role.Epoch, Threshold: role.Threshold}
-		for _, k := range role.Keys {
-			v.Keys = append(v.Keys, k.Name+" "+k.Public.ID().String()[:16])
-		}
-		out = append(out, v)
-	}
-	slices.SortFunc(out, func(x, y admin.Role) int { return strings.Compare(x.Name, y.Name) })
-	return out
-}
-
 func (a *App) clockStatus() admin.Clock {
 	r := a.time.clock.Now()
 	return admin.Clock{
@@ -117,18 +101,20 @@ func (a *App) clockStatus() admin.Clock {
 
 func (a *App) eventStatus() admin.Events {
 	st := a.events.Status()
-	e := admin.Events{Waiting: st.Waiting, Bytes: st.Bytes, Cap: st.Cap, Written: st.Written, Lost: map[string]uint64{}}
+	e := admin.Events{Waiting: st.Waiting, Bytes: st.Bytes, Cap: st.Cap, Lost: map[string]uint64{}}
 	for _, c := range st.Classes {
 		e.Batches += c.Count
+		if c.Class == batch.Detail {
+			for reason, n := range c.Lost {
+				e.Lost[string(reason)] += n
+			}
+		}
 	}
 	detail := st.Classes[0]
 	e.Calls = detail.Calls
 	if !detail.Oldest.IsZero() {
 		t := detail.Oldest.UTC()
 		e.Oldest = &t
-	}
-	for reason, n := range st.Lost {
-		e.Lost[string(reason)] = n
 	}
 	if st.Err != nil {
 		e.Error = st.Err.Error()

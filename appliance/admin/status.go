@@ -1,11 +1,14 @@
 package admin
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"tidegate/platform/buildinfo"
 	"tidegate/sync/bundle"
 	"tidegate/sync/intake"
+	"tidegate/sync/trust"
 )
 
 // Status is what a device says of itself. Its JSON form is interface: fields are added,
@@ -102,7 +105,6 @@ type Events struct {
 	Cap     int64             `json:"cap_bytes"`
 	Oldest  *time.Time        `json:"oldest,omitempty"`
 	Lost    map[string]uint64 `json:"lost"`
-	Written uint64            `json:"written_bytes"`
 	Error   string            `json:"error,omitempty"`
 }
 
@@ -194,4 +196,21 @@ func OutcomeOf(r intake.Report) Outcome {
 		o.Changes = &Changes{c.Added, c.Removed, c.Changed, c.Fields, c.StoredBytes}
 	}
 	return o
+}
+
+// Roles describes the roles of a root, by name.
+func Roles(r *trust.Root) []Role {
+	if r == nil {
+		return nil
+	}
+	var out []Role
+	for n, role := range r.Roles {
+		v := Role{Name: n.String(), Epoch: role.Epoch, Threshold: role.Threshold}
+		for _, k := range role.Keys {
+			v.Keys = append(v.Keys, k.Name+" "+k.Public.ID().String()[:16])
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(x, y Role) int { return strings.Compare(x.Name, y.Name) })
+	return out
 }

@@ -209,8 +209,8 @@ func (b *h2body) Read(p []byte) (int, error) {
 }
 
 func (b *h2body) Close() error {
+	b.up.end() // first: net/http's Close waits for a read of the request body
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
-	b.up.end()
 	return err
 }

@@ -40,7 +40,7 @@ type command struct {
 	name  string // "run", "trust install"
 	args  string // as usage shows them
 	short string
-	run   func(ctx context.Context, a *app, args []string) error
+	run   func(a *app, ctx context.Context, args []string) error
 }
 
 // commands lists every command in the order of the help.
@@ -87,7 +87,7 @@ func run(ctx context.Context, args []string, x *cli.IO) int {
 			rest = append(rest, s)
 		}
 	}
-	c, words := find(rest)
+	c, n := find(rest)
 	switch {
 	case len(rest) == 0 || c == nil && help:
 		return a.Exit(a.cmdHelp(ctx, nil), a.json)
@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, x *cli.IO) int {
 	case help:
 		return a.Exit(a.cmdHelp(ctx, strings.Fields(c.name)), a.json)
 	}
-	err := c.run(ctx, a, rest[words:])
+	err := c.run(a, ctx, rest[n:])
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = cli.StatusError(130)
 	}

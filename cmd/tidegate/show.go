@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"tidegate/appliance/admin"
+	"tidegate/cmd/cli"
+)
+
+// query fetches one resource and prints it.
+func query[T any](ctx context.Context, a *app, name string, args []string, path string, q url.Values, text func(*app, T) error) error {
+	var c clientFlags
+	f := a.flags(name)
+	c.register(f)
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	cl, err := c.dial(a)
+	if err != nil {
+		return err
+	}
+	return show(ctx, a, cl, path, q, func(v T) error { return text(a, v) })
+}
+
+func (a *app) cmdStatus(ctx context.Context, args []string) error {
+	return query(ctx, a, "status", args, "/v1/status", nil, printStatus)
+}
+
+func (a *app) cmdAPIs(ctx context.Context, args []string) error {
+	return query(ctx, a, "apis", args, "/v1/apis", nil, printAPIs)
+}
+
+// table returns a writer that lines columns up.
+func (a *app) table() *tabwriter.Writer { return tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0) }
+
+func printStatus(a *app, s admin.Status) error {
+	w := a.table()
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	state := "ready"
+	if !s.Ready {
+		state = "not ready"
+	}
+	row("device", "%s, %s, up %s", orNone(s.Device), state, duration(s.Uptime))
+	row("version", "%s", s.Build.String())
+	if s.Mode != "normal" {
+		row("mode", "%s", s.Mode)
+	}
+	row("listen", "http %s, https %s, admin %s", orNone(s.Listen.HTTP), orNone(s.Listen.HTTPS), orNone(s.Listen.Admin))
+	row("bundle", "%s%s", s.Bundle.State, bundleText(s.Bundle.Serving))
+	if s.Bundle.Trial != nil {
+		how := "goes back unless healthy"
+		if s.Bundle.ByHand {
+			how = "goes back unless confirmed: tidegate confirm"
+		}
+		row("trial", "%.0f s left, %s; last known good%s", s.Bundle.Deadline, how, bundleText(s.Bundle.Good))
+	}
+	if s.Bundle.Older != nil {
+		row("older", "%s", strings.TrimPrefix(bundleText(s.Bundle.Older), ": "))
+	}
+	if s.Trust.Root == 0 {
+		row("trust", "no root installed: tidegate trust install FILE.tideroot")
+	} else {
+		row("trust", "root %d, domain %s", s.Trust.Root, s.Trust.Domain)
+	}
+	if s.Trust.Locked != "" {
+		row("locked", "%s", s.Trust.Locked)
+	}
+	if s.Trust.Product != "" {
+		row("for", "%s/%s %s", s.Trust.Product, s.Trust.Channel, strings.Join(s.Trust.Labels, ","))
+	}
+	row("clock", "%s, floor %s (%s), system %s", s.Clock.State, s.Clock.Floor.Format(time.RFC3339), s.Clock.Source, s.Clock.Wall.Format(time.RFC3339))
+	if s.Clock.Doubt != "" {
+		row("", "%s", s.Clock.Doubt)
+	}
+	row("calls", "%d answered, %d of them 5xx, %d in flight, %d refused by form", s.Calls.Answered, s.Calls.Failed, s.Calls.InFlight, s.Calls.Refused)
+	row("counters", "%d of %d, %d stalls%s", s.Limits.Keys, s.Limits.Capacity, s.Limits.Stalls, trouble(s.Limits.Error))
+	row("events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, bytes(s.Events.Bytes), bytes(s.Events.Cap), trouble(s.Events.Error))
+	for _, reason := range sortedKeys(s.Events.Lost) {
+		if n := s.Events.Lost[reason]; n > 0 {
+			row("lost", "%d events (%s)", n, reason)
+		}
+	}
+	for _, al := range s.Alarms {
+		row("ALARM", "%s: %s", al.Word, al.Detail)
+	}
+	for _, t := range s.Finds {
+		row("finding", "%s", t)
+	}
+	for _, t := range s.Words {
+		row("warning", "%s", t)
+	}
+	if s.Last != nil {
+		text := outcomeLine(*s.Last)
+		if s.Last.Code != "" {
+			text = fmt.Sprintf("%s refused: %s: %s", orNone(s.Last.Object), s.Last.Code, s.Last.Detail)
+		}
+		row("last", "%s", text)
+	}
+	return w.Flush()
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func trouble(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "; " + s
+}
+
+func bundleText(b *admin.Bundle) string {
+	if b == nil {
+		return ""
+	}
+	s := fmt.Sprintf(": %d of %s/%s, %s", b.Seq, b.Product, b.Channel, b.Name)
+	if b.Version != "" {
+		s += " " + b.Version
+	}
+	if b.Damaged {
+		s += " (DAMAGED on disk)"
+	}
+	return s
+}
+
+func duration(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
+}
+
+// bytes writes a size for people.
+func bytes(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+func printAPIs(a *app, apis []admin.APIView) error {
+	w := a.table()
+	for _, api := range apis {
+		fmt.Fprintf(w, "%s %s\t%s\t%s\n", api.Name, api.Version, api.BasePath, endpointsText(api))
+		for _, o := range api.Operations {
+			var marks []string
+			if !o.Secured {
+				marks = append(marks, "unsecured")
+			}
+			if o.Plan != "" {
+				marks = append(marks, "plan "+o.Plan)
+			}
+			if len(o.Scopes) > 0 {
+				marks = append(marks, "scope "+strings.Join(o.Scopes, " or "))
+			}
+			for _, class := range sortedKeys(o.Answers) {
+				marks = append(marks, fmt.Sprintf("%s %d", class, o.Answers[class]))
+			}
+			fmt.Fprintf(w, "  %s\t%s\t%s\n", o.Method, o.Template, strings.Join(marks, ", "))
+		}
+	}
+	return w.Flush()
+}
+
+func endpointsText(api admin.APIView) string {
+	var parts []string
+	if api.Production != "" {
+		parts = append(parts, "production "+api.Production)
+	}
+	if api.Sandbox != "" {
+		parts = append(parts, "sandbox "+api.Sandbox)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (a *app) cmdCounters(ctx context.Context, args []string) error {
+	var c clientFlags
+	var plan string
+	f := a.flags("counters")
+	c.register(f)
+	f.StringVar(&plan, "plan", "", "only this plan")
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	cl, err := c.dial(a)
+	if err != nil {
+		return err
+	}
+	q := url.Values{}
+	if plan != "" {
+		q.Set("plan", plan)
+	}
+	return show(ctx, a, cl, "/v1/counters", q, func(rows []admin.CounterView) error {
+		w := a.table()
+		fmt.Fprintln(w, "PLAN\tLEVEL\tUSED\tLIMIT\tKIND\tUNTIL\tKEY")
+		for _, r := range rows {
+			until := ""
+			if r.End != nil {
+				until = r.End.Format(time.RFC3339)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", orNone(r.Plan), r.Level, r.Used, r.Limit, r.Kind, until, r.Key)
+		}
+		return w.Flush()
+	})
+}
+
+func (a *app) cmdCountersReset(ctx context.Context, args []string) error {
+	var c clientFlags
+	var key string
+	f := a.flags("counters reset")
+	c.register(f)
+	f.StringVar(&key, "key", "", "key of a counter, or LEVEL:SUBJECT")
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	if key == "" {
+		return cli.Usage("counters reset: --key is needed; tidegate counters shows the keys")
+	}
+	cl, err := c.dial(a)
+	if err != nil {
+		return err
+	}
+	var out struct {
+		Key   string `json:"key"`
+		Reset int    `json:"reset"`
+	}
+	resp, err := cl.do(ctx, "POST", "/v1/counters/reset", url.Values{"key": {key}}, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := decode(resp.Body, &out); err != nil {
+		return err
+	}
+	if a.json {
+		return a.JSON(out)
+	}
+	fmt.Fprintf(a.Out, "%s: %d counts set to zero\n", out.Key, out.Reset)
+	return nil
+}
+
+func (a *app) cmdHistory(ctx context.Context, args []string) error {
+	var c clientFlags
+	var limit int
+	var export, verify, earlier string
+	f := a.flags("history")
+	c.register(f)
+	f.IntVar(&limit, "limit", 100, "entries shown, at most 1000")
+	f.StringVar(&export, "export", "", "write entries and checkpoints to this file")
+	f.StringVar(&verify, "verify", "", "verify an exported file")
+	f.StringVar(&earlier, "earlier", "", "an earlier export to hold it against")
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	if verify != "" {
+		return a.verifyHistory(verify, earlier)
+	}
+	cl, err := c.dial(a)
+	if err != nil {
+		return err
+	}
+	if export != "" {
+		return a.save(ctx, cl, "/v1/history/export", nil, export)
+	}
+	return show(ctx, a, cl, "/v1/history", url.Values{"limit": {strconv.Itoa(limit)}}, func(rows []admin.HistoryView) error {
+		w := a.table()
+		for _, r := range rows {
+			digest := r.Digest
+			if len(digest) > 12 {
+				digest = digest[:12]
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.N, r.Floor.Format(time.DateTime), r.Event, r.Code, digest, r.Source, r.Detail)
+		}
+		return w.Flush()
+	})
+}
+
+// save writes an answer to a file, whole or not at all; "-" is standard output.
+func (a *app) save(ctx context.Context, cl *client, path string, q url.Values, name string) error {
+	resp, err := cl.do(ctx, "GET", path, q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if name == "-" {
+		_, err := io.Copy(a.Out, resp.Body)
+		return err
+	}
+	f, err := os.CreateTemp(dirOf(name), ".tidegate-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	n, err := io.Copy(f, resp.Body)
+	if err := firstError(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := os.Chmod(f.Name(), 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	if a.json {
+		return a.JSON(map[string]any{"file": name, "bytes": n})
+	}
+	a.Say("%s: %s", name, bytes(n))
+	return nil
+}
