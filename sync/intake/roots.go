@@ -131,10 +131,12 @@ func (d *Desk) installRoot(r Report, file []byte, print trust.Digest) (Report, e
 	d.deciding.Lock()
 	next := d.next()
 	next.state = pinned
-	for _, m := range []*bundle.Manifest{d.manifest(bundle.Digest(next.ptr.Good)), d.manifest(bundle.Digest(next.ptr.Active))} {
-		if m != nil && m.Domain == root.Domain {
-			next.state = next.state.Confirm(m.Offer())
-		}
+	// On a device that was locked the bundle that serves was confirmed once: it keeps its
+	// place in the sequence, as far as it belongs to this root.
+	if m := d.manifest(bundle.Digest(d.servingDigest())); m != nil && m.Domain == root.Domain {
+		next.state = next.state.Confirm(m.Offer())
+		g := slots.Digest(m.Digest())
+		next.ptr.Good, next.ptr.Active = g, g
 	}
 	err = d.commit("pin", next, d.entry(audit.Root, r.Source, digest[:], "", fmt.Sprintf("root %d pinned", root.Version)))
 	d.deciding.Unlock()

@@ -78,7 +78,7 @@ func (w *world) open() {
 	var err error
 	var report store.Report
 	w.store, report, err = store.OpenDir(w.dir, store.DirOptions{
-		State:  store.Options{MaxBytes: 4 << 20, Schema: 1, Commit: w.commit},
+		State:  store.Options{MaxBytes: 1 << 20, Schema: 1, Commit: w.commit},
 		Events: store.Options{MaxBytes: 1 << 20, Schema: 1},
 	})
 	if err != nil {
