@@ -103,6 +103,16 @@ func lean(tb testing.TB) string {
 	return ln.Addr().String()
 }
 
+// BenchmarkPeers is what the other benchmarks hold beside the engine: both ends of loopback.
+func BenchmarkPeers(b *testing.B) {
+	k := newCaller(b, lean(b))
+	b.ReportAllocs()
+	defer cpu(b)()
+	for b.Loop() {
+		k.call(b)
+	}
+}
+
 func okHandler() Handler {
 	body := []byte(benchBody)
 	h := Header{{"Content-Type", "application/json"}}

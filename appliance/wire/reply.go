@@ -177,8 +177,16 @@ func (k *call) send(p []byte) {
 	}
 }
 
+// maxWrite is the most that one system call gets, so that a slow client that reads at all
+// makes progress within Limits.WriteStall.
+const maxWrite = 64 << 10
+
 // put buffers p or, if it is too long, sends it with what is buffered.
 func (k *call) put(p []byte) {
+	for len(p) > maxWrite && k.werr == nil {
+		k.send(p[:maxWrite])
+		p = p[maxWrite:]
+	}
 	if len(p) <= len(k.out.b)-k.outN {
 		k.outN += copy(k.out.b[k.outN:], p)
 		return

@@ -92,6 +92,8 @@ func (c *Client) do(ctx context.Context, r *Request) (*Response, error) {
 	if cc.ready {
 		return cc.respond(r)
 	}
+	c.pool.buffers.give(cc.out) // not held while the backend thinks
+	cc.out = nil
 	if r.Timeout > 0 {
 		_ = cc.nc.SetReadDeadline(time.Now().Add(r.Timeout))
 		cc.until = true
