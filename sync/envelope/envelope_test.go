@@ -231,6 +231,19 @@ func TestSigStructure(t *testing.T) {
 	}
 }
 
+func TestNamed(t *testing.T) {
+	m := good(2, 1)
+	m.entries = append(m.entries, signedWith(3, unhex(t, "a10127"))) // names no key
+	p, err := Parse(m.bytes(), Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []KeyID{signer(2).Public().ID(), signer(1).Public().ID()}
+	if got := p.Named(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestTBSNamesKindThreeTimes(t *testing.T) {
 	pub := signer(1).Public()
 	if bytes.Equal(TBS(Manifest, payload, pub), TBS(Root, payload, pub)) {

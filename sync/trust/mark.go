@@ -74,11 +74,5 @@ func (s State) Abandon(w refusal.Word) State {
 	if s.trial == nil {
 		return s
 	}
-	l := *s.trial
-	s.failed = append(s.withoutFailure(l.Digest), Failure{Line: l, Word: w})
-	if extra := len(s.failed) - MaxFailures; extra > 0 {
-		s.failed = s.failed[extra:]
-	}
-	s.trial = nil
-	return s.changed()
+	return s.fail(*s.trial, w)
 }

@@ -129,12 +129,14 @@ func (s State) Confirm(o Offer) State {
 // Fail returns the state after the bundle was given up with the word: its trial is
 // over and it is refused with this word from now on. Counters and floor stand as
 // before its trial. Of more than 32 failures the oldest is forgotten.
-func (s State) Fail(o Offer, w refusal.Word) State {
-	s.failed = append(s.withoutFailure(o.Digest), Failure{Line: o.Line(), Word: w})
+func (s State) Fail(o Offer, w refusal.Word) State { return s.fail(o.Line(), w) }
+
+func (s State) fail(l Line, w refusal.Word) State {
+	s.failed = append(s.withoutFailure(l.Digest), Failure{Line: l, Word: w})
 	if extra := len(s.failed) - MaxFailures; extra > 0 {
 		s.failed = s.failed[extra:]
 	}
-	if s.trial != nil && s.trial.Digest == o.Digest {
+	if s.trial != nil && s.trial.Digest == l.Digest {
 		s.trial = nil
 	}
 	return s.changed()

@@ -183,6 +183,17 @@ func TestLast32FailuresAreRemembered(t *testing.T) {
 	}
 }
 
+func TestAbandon(t *testing.T) {
+	s := pinned(t, root(1), 0)
+	if s.Abandon(refusal.Health).Generation() != s.Generation() {
+		t.Error("to abandon nothing is a change")
+	}
+	got := s.Try(offer(20, 20)).Abandon(refusal.Health)
+	if record(t, got) != record(t, s.Try(offer(20, 20)).Fail(offer(20, 20), refusal.Health)) {
+		t.Error("an abandoned trial is not a failed one")
+	}
+}
+
 func TestMark(t *testing.T) {
 	s := full(t)
 	if b, err := s.Mark(80); err == nil {
