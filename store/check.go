@@ -78,6 +78,9 @@ func CheckFile(path string) (err error) {
 	if err != nil {
 		return err
 	}
+	if size > 0 && size < 2*pageSize {
+		return fmt.Errorf("%w: cut off at %d bytes", ErrCorrupt, size)
+	}
 	b, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: lockWait, PageSize: pageSize})
 	if err != nil {
 		return err
