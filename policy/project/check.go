@@ -2,6 +2,7 @@ package project
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +10,9 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"tidegate/policy"
+	"tidegate/policy/auth"
+	"tidegate/policy/route"
+	"tidegate/policy/throttle"
 )
 
 // check holds the whole set against what a device will ask of it.
@@ -39,6 +43,32 @@ func (l *loader) check() {
 			continue // a consequence of what was told already
 		}
 		l.report.Add(Finding{Pos: pos, Severity: Error, Object: f.Object, Message: f.Message, Hint: f.Hint})
+	}
+	l.compile()
+}
+
+// nobody lends no memory: nobody logs in on a workstation.
+type nobody struct{}
+
+func (nobody) Acquire(context.Context, int64) error { return errors.ErrUnsupported }
+func (nobody) Release(int64)                        {}
+
+// compile makes what a device makes of a set, as far as it is rules. Nothing should be left
+// for it to find; if something is, it is told here and not in the field.
+func (l *loader) compile() {
+	if l.report.Failed() {
+		return // a set with faults is no input for it
+	}
+	_, err := route.New(l.set)
+	told := []error{err}
+	_, err = throttle.New(l.set)
+	told = append(told, err)
+	_, err = auth.New(l.set, auth.Options{Memory: nobody{}})
+	told = append(told, err)
+	for _, err := range told {
+		for _, e := range unwrap(err) {
+			l.report.Errorf(policy.Pos{}, "", "a device would refuse it: %v", e)
+		}
 	}
 }
 
@@ -114,13 +144,13 @@ func (l *loader) checkSchemas() {
 	for i := range l.schemas {
 		s := &l.schemas[i]
 		for _, p := range s.Parameters {
-			l.compile(p.Schema, s.Defs, s.Pos, fmt.Sprintf("%s: parameter %q", s.Object, p.Name))
+			l.compileSchema(p.Schema, s.Defs, s.Pos, fmt.Sprintf("%s: parameter %q", s.Object, p.Name))
 		}
-		l.compile(s.Body, s.Defs, s.Pos, s.Object+": body")
+		l.compileSchema(s.Body, s.Defs, s.Pos, s.Object+": body")
 	}
 }
 
-func (l *loader) compile(schema, defs []byte, pos policy.Pos, object string) {
+func (l *loader) compileSchema(schema, defs []byte, pos policy.Pos, object string) {
 	if schema == nil {
 		return
 	}

@@ -296,6 +296,8 @@ func TestMistakes(t *testing.T) {
 		{"secret of nobody", map[string]string{secretsFile: "a: x\n"}, `secrets.yaml:1: warning: the secret a is used by nothing`, ""},
 		{"empty secret", map[string]string{secretsFile: "a: \"\"\n"}, `secrets.yaml:1: error: the secret a is empty`, ""},
 
+		{"what only a device would find", map[string]string{"apis/a.yaml": minimalAPI + "  /x%2Dy: {get: {responses: {}}}\n  /x-y: {get: {responses: {}}}\n"},
+			`error: a device would refuse it: `, ""},
 		{"same API", map[string]string{"apis/b.yaml": minimalAPI}, `apis/b.yaml:2: error: API "a" 1: defined twice, first in apis/a.yaml:2`, ""},
 		{"same base path", map[string]string{"apis/b.yaml": strings.Replace(minimalAPI, "title: a", "title: b", 1)},
 			`apis/b.yaml:2: error: API "b" 1: its base path "/" is also that of API "a" 1 in apis/a.yaml:2`, "set x-wso2-basePath"},
@@ -325,6 +327,15 @@ func TestMistakes(t *testing.T) {
 				t.Logf("%s (%s)", f, f.Hint)
 			}
 		})
+	}
+}
+
+func TestUsersMayHaveArgon2idHashes(t *testing.T) {
+	_, findings := mustLoad(t, minimal(t, map[string]string{authFile: `users:
+  - {name: fitter, password_hash: "$argon2id$v=19$m=12288,t=3,p=1$c2FsdHNhbHRzYWx0c2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}
+`}))
+	if len(findings) != 0 {
+		t.Error(findings)
 	}
 }
 
