@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base32"
 	"fmt"
-	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
@@ -192,7 +191,7 @@ func probe(o *source.Object) Probe {
 		Timeout: o.Duration(2*time.Second, 10*time.Millisecond, time.Minute, "timeout"),
 	}
 	if p.Method == "" {
-		p.Method = http.MethodGet
+		p.Method = "GET"
 	}
 	if !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, p.Method) {
 		o.Errorf("method", "%s: a probe runs every ten seconds, so it may only look: GET, HEAD or OPTIONS", p.Method)
@@ -209,7 +208,7 @@ func probe(o *source.Object) Probe {
 		p.Status = append(p.Status, s)
 	}
 	if len(p.Status) == 0 {
-		p.Status = []int{http.StatusOK}
+		p.Status = []int{200}
 	}
 	slices.Sort(p.Status)
 	p.Status = slices.Compact(p.Status)
