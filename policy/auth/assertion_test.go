@@ -26,7 +26,7 @@ func pkcs8(t testing.TB, k crypto.Signer) []byte {
 
 func TestAssertion(t *testing.T) {
 	g := open(t, base(t), auth.Options{})
-	p, err := g.ask(t, "/jwt", "Authorization", "Bearer "+mint(t, "RS256", rsaKey(), nil, claims(m{"role": []string{"fitter"}, "secret": "x", "http://wso2.org/claims/tier": "forged"})))
+	p, err := g.ask(t, "/jwt", "Authorization", "Bearer "+mint(t, "RS256", rsaKey(), nil, claims(m{"role": []string{"fitter"}, "secret": "x", "nbf": noon.Unix() - 5, "http://wso2.org/claims/tier": "forged"})))
 	if err != nil {
 		t.Fatal(err)
 	}

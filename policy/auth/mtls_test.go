@@ -248,3 +248,20 @@ func TestNewRefusesCertificatesWithoutAnAuthority(t *testing.T) {
 		t.Error("a fault of the set is told to clients")
 	}
 }
+
+func TestACachedCertificateEndsWithItsAuthority(t *testing.T) {
+	root := issue(t, "short CA", nil, func(c *x509.Certificate) { c.NotAfter = noon.Add(10 * time.Minute) })
+	good := issue(t, "press-7", root, nil)
+	g := open(t, mutualSet(t, policy.MutualMandatory, true, policy.ClientCA{Name: "ca", Authorities: [][]byte{root.Raw}}), auth.Options{})
+	g.cache = auth.NewCache(16)
+	for after, want := range map[time.Duration]*fault.Fault{0: nil, 20 * time.Minute: fault.InvalidCredentials} {
+		for range 2 {
+			g.now = policy.Now{Lower: noon, Upper: noon}
+			p, err := g.call(t, present(newCall("/jwt"), good))
+			check(t, "before", p, err, nil)
+			g.now = policy.Now{Lower: noon.Add(after), Upper: noon.Add(after)}
+			p, err = g.call(t, present(newCall("/jwt"), good))
+			check(t, after.String(), p, err, want)
+		}
+	}
+}

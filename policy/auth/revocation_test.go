@@ -335,3 +335,40 @@ func TestNoCallThatStartsAfterARevocationPasses(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// meanwhile is a list to which an entry is added while it is being asked: one that was asked for
+// a moment ago.
+type meanwhile struct {
+	late
+	entry policy.Revocation
+	armed bool
+}
+
+func (l *meanwhile) Until(k policy.RevocationKind, hash [16]byte) (uint64, bool) {
+	u, ok := l.late.Until(k, hash)
+	if l.armed && k == l.entry.Kind && hash == l.entry.Hash {
+		l.armed = false
+		l.mu.Lock()
+		l.list = map[policy.RevocationKind]map[[16]byte]uint64{k: {hash: 0}}
+		l.generation++
+		l.mu.Unlock()
+	}
+	return u, ok
+}
+
+func TestARevocationThatArrivesDuringTheLookIsSeenByTheNextCall(t *testing.T) {
+	list := &meanwhile{entry: revoke(policy.RevokedID, []byte("id-1"))}
+	g := open(t, base(t), auth.Options{Revoked: list})
+	g.cache = auth.NewCache(16)
+	token := "Bearer " + mint(t, "RS256", rsaKey(), nil, claims(nil))
+	p, err := g.ask(t, "/jwt", "Authorization", token)
+	check(t, "first", p, err, nil)
+	list.armed = true
+	p, err = g.ask(t, "/jwt", "Authorization", token)
+	check(t, "during", p, err, nil)
+	if list.armed {
+		t.Fatal("the list was not asked")
+	}
+	p, err = g.ask(t, "/jwt", "Authorization", token)
+	check(t, "after", p, err, fault.InvalidCredentials)
+}

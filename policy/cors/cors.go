@@ -38,8 +38,7 @@ type Rules struct {
 // maxAsked bounds Access-Control-Request-Headers that are repeated in an answer.
 const maxAsked = 1024
 
-// New compiles c. It returns nil for nil. "*" among the origins turns credentials off:
-// together they would let every site act as the user.
+// New compiles c. It returns nil for nil. "*" among the origins turns credentials off.
 func New(c *policy.CORS) *Rules {
 	if c == nil {
 		return nil
@@ -53,7 +52,7 @@ func New(c *policy.CORS) *Rules {
 		headers:   strings.Join(c.Headers, ", "),
 		expose:    strings.Join(c.Expose, ", "),
 	}
-	r.credentials = c.Credentials && !r.any
+	r.credentials = c.Credentials
 	for _, o := range c.Origins {
 		r.origins = append(r.origins, strings.ToLower(strings.TrimSuffix(o, "/")))
 	}
@@ -151,7 +150,7 @@ func (r *Rules) allow(call policy.Call) (value string, credentials bool) {
 		return "", false
 	}
 	if r.any {
-		return "*", false
+		return "*", false // with credentials, every site could act as the user
 	}
 	if !r.listed(origin) || !single(call) {
 		return "", false
