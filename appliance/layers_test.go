@@ -96,12 +96,13 @@ func top(pkg string) string {
 
 // below lists what each folder may import besides itself.
 var below = map[string][]string{
-	"cmd":       {"appliance", "sync", "store", "platform", "policy"},
+	"cmd":       {"appliance", "sync", "store", "platform", "policy", "examples"}, // tidectl init copies one
 	"appliance": {"sync", "store", "platform", "policy"},
 	"sync":      {"store", "platform", "policy"},
 	"store":     {"platform", "policy"},
 	"platform":  {"policy"},
 	"policy":    {},
+	"examples":  {},
 	"scripts":   {"appliance", "sync", "store", "platform", "policy"},
 }
 
