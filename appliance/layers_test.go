@@ -103,6 +103,7 @@ var below = map[string][]string{
 	"platform":  {"policy"},
 	"policy":    {},
 	"examples":  {},
+	"examples":  {},
 	"scripts":   {"appliance", "sync", "store", "platform", "policy"},
 }
 

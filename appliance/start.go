@@ -171,14 +171,14 @@ func (a *App) overrides(set *policy.Set) map[string]upstream.Override {
 	return out
 }
 
-// runEvents opens the queue's file, which may take a while, and writes to it.
+// runEvents opens the queue's file, which may take a while, and writes to it. Without a
+// file the queue goes on collecting and counts what it cannot keep.
 func (a *App) runEvents(ctx context.Context) error {
 	db, report, err := a.dir.OpenEvents(ctx)
 	a.eventsOf.Store(&report)
 	if err != nil {
 		a.log.Error("events are kept in memory only", "error", err)
-		<-ctx.Done()
-		return nil
+		return a.events.Run(ctx)
 	}
 	defer db.Close()
 	found := events.AsItLay

@@ -154,3 +154,6 @@ func (a *App) serverCounts() (sum wire.Stats) {
 	}
 	return sum
 }
+
+// Desk returns the one door for bundles.
+func (a *App) Desk() *intake.Desk { return a.desk }

@@ -77,8 +77,8 @@ type Request struct {
 	Stall   time.Duration // longest pause inside the response's body; 0: none
 }
 
-// A Response is a backend's answer. It and its strings are valid until Body is closed,
-// which the caller must do once, also for a 101.
+// A Response is a backend's answer. Its strings are valid until Body is closed, which the
+// caller must do, also for a 101; closing it again does nothing.
 type Response struct {
 	Status int
 	Header Header // without hop-by-hop and framing fields
@@ -87,16 +87,16 @@ type Response struct {
 	// Upgraded is the connection after a 101, else nil. What the backend sent early is read first.
 	Upgraded io.ReadWriteCloser
 
-	conn    *clientConn   // of our own engine
+	own     responseBody  // of our own engine
 	trailer func() Header // of net/http
 	pool    *buffers
 }
 
-// Trailer returns the trailer fields; it is complete after Body's EOF.
+// Trailer returns the trailer fields; it is complete after Body's EOF and gone after its Close.
 func (r *Response) Trailer() Header {
 	switch {
-	case r.conn != nil:
-		return r.conn.body.trailer
+	case r.own.cc != nil:
+		return r.own.cc.body.trailer
 	case r.trailer != nil:
 		return r.trailer()
 	}

@@ -28,7 +28,7 @@ func Relay(x Exchange, resp *Response, header Header) error {
 	if err := x.Start(resp.Status, header, resp.Length); err != nil {
 		return err
 	}
-	if resp.conn != nil {
+	if resp.own.cc != nil {
 		return relayOwn(x, resp)
 	}
 	return relayAny(x, resp)
@@ -36,7 +36,7 @@ func Relay(x Exchange, resp *Response, header Header) error {
 
 // relayOwn passes the pieces of our own engine's buffer on without a copy of them.
 func relayOwn(x Exchange, resp *Response) error {
-	b := &resp.conn.body
+	b := &resp.own.cc.body
 	if resp.Length < 0 && b.waits() {
 		if err := x.Flush(); err != nil {
 			return err
