@@ -165,6 +165,34 @@ func TestResponsesLeaveOutFieldsOfTheConnection(t *testing.T) {
 	}
 }
 
+func TestClosingTwiceDoesNotReachTheNextCall(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.URL.Path) })
+	c := newTestClient(t, Target{Addr: addr})
+	var old *Response
+	for i := range 3 * responses {
+		path := "/" + strings.Repeat("x", i)
+		resp, err := c.Do(context.Background(), &Request{Method: "GET", Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if old != nil {
+			old.Body.Close()
+			if _, err := old.Body.Read(make([]byte, 9)); err == nil || old.Status != 200 || len(old.Trailer()) != 0 {
+				t.Errorf("a closed response reads %v, status %d", err, old.Status)
+			}
+		}
+		if b, err := io.ReadAll(resp.Body); string(b) != path || err != nil {
+			t.Errorf("got %q %v, want %q", b, err, path)
+		}
+		resp.Body.Close()
+		resp.Body.Close()
+		old = resp
+	}
+	if st := c.Stats(); st.Dialed != 1 || st.Idle != 1 {
+		t.Errorf("got %+v", st)
+	}
+}
+
 func TestBytesBehindAnAnswerPoisonTheConnection(t *testing.T) {
 	addr := fixed(t, func(n int, c net.Conn, head string) bool {
 		s := answer200("abc")

@@ -226,7 +226,7 @@ func TestPathsThatTwoReadersCouldResolveDifferently(t *testing.T) {
 func TestHosts(t *testing.T) {
 	for h, want := range map[string]int{
 		"a": 1, "a.example:8080": 9, "10.0.0.1": 8, "[::1]": 5, "[fe80::1]:443": 9, "A-b.C": 5, "a_b": 3,
-		"": -1, ":80": -1, "a:": -1, "a:123456": -1, "a:80:80": -1, "[::1": -1, "::1": -1, "[]": -1, "[::1]x": -1, "a,b": -1, "a%20b": -1, "a?b": -1, "[g::1]": -1,
+		"": -1, ":80": -1, "a:": -1, "a:123456": -1, "a:80:80": -1, "[::1": -1, "::1": -1, "[]": -1, "[::1]x": -1, "a,b": -1, "a%20b": -1, "a?b": -1, "[g::1]": -1, "[1.2.3.4]": -1, "[:::]": -1, "[fe80::1%eth0]": -1,
 	} {
 		n, err := checkHost([]byte(h))
 		if err != nil {

@@ -1,6 +1,9 @@
 package wire
 
-import "bytes"
+import (
+	"bytes"
+	"net/netip"
+)
 
 var (
 	errTarget    = &refusal{400, "request target is neither a path nor an http URL"}
@@ -161,10 +164,8 @@ func checkHost(h []byte) (int, *refusal) {
 		if n < 3 {
 			return 0, errHost
 		}
-		for _, c := range h[1:n] {
-			if unhex(c) > 15 && c != ':' && c != '.' {
-				return 0, errHost
-			}
+		if a, err := netip.ParseAddr(text(h[1:n])); err != nil || !a.Is6() || a.Zone() != "" {
+			return 0, errHost
 		}
 		n++
 	} else {

@@ -29,7 +29,7 @@ type clientConn struct {
 	bufs          net.Buffers
 	head          responseHead
 	body          body
-	resp          Response
+	resp []Response // to be handed out, each once
 	ready         bool // head is the final one, body has begun
 	keep          bool // fit for another call when the body has ended
 	sent          bool
@@ -163,7 +163,6 @@ func (cc *clientConn) release() {
 	cc.in, cc.out, cc.n, cc.outN = nil, nil, 0, 0
 	cc.seen, cc.interim = 0, 0
 	clear(cc.head.header)
-	cc.resp = Response{}
 }
 
 // drop ends the call and the connection.
@@ -249,7 +248,13 @@ func (cc *clientConn) readMore() error {
 func (cc *clientConn) respond(r *Request) (*Response, error) {
 	h := &cc.head
 	cc.keep = cc.keep && !h.close && cc.body.end != endClose
-	cc.resp = Response{Status: h.status, Header: h.header, Body: (*responseBody)(cc), conn: cc}
+	if len(cc.resp) == 0 {
+		cc.resp = make([]Response, responses)
+	}
+	resp := &cc.resp[0]
+	cc.resp = cc.resp[1:]
+	*resp = Response{Status: h.status, Header: h.header, own: responseBody{cc}}
+	resp.Body = &resp.own
 	switch {
 	case h.status == 101:
 		cc.keep = false
@@ -258,26 +263,26 @@ func (cc *clientConn) respond(r *Request) (*Response, error) {
 			cc.until = false
 		}
 		early := append([]byte(nil), cc.body.area[cc.body.r:cc.body.w]...)
-		cc.resp.Upgraded = &upgraded{cc, early}
+		resp.Upgraded = &upgraded{cc.nc, early}
 	case cc.body.end == endNone:
 		// HEAD tells the length of what it does not send; 304 may.
 		if r.Method == "HEAD" && h.status != 204 || h.status == 304 {
-			cc.resp.Length = h.length
+			resp.Length = h.length
 		}
 		if h.status == 304 && h.length < 0 {
-			cc.resp.Length = 0
+			resp.Length = 0
 		}
 		if cc.body.w > cc.body.r {
 			cc.keep = false // more than the answer: whose would it be?
 		}
 	default:
-		cc.resp.Length = h.length
+		resp.Length = h.length
 		if cc.stall == 0 && cc.until && (cc.body.end != endLength || cc.body.left > int64(cc.body.buffered())) {
 			_ = cc.nc.SetReadDeadline(time.Time{})
 			cc.until = false
 		}
 	}
-	return &cc.resp, nil
+	return resp, nil
 }
 
 // fill reads body bytes for the body reader.
@@ -301,15 +306,30 @@ func (cc *clientConn) fill(p []byte) (int, error) {
 	return 0, err
 }
 
-// A responseBody is the body of a connection's response.
-type responseBody clientConn
+// responses is how many Responses are made at once. Each is handed out once: a caller that
+// closes one twice, or looks at it late, cannot reach the next call on the connection.
+const responses = 8
 
-func (b *responseBody) Read(p []byte) (int, error) { return b.body.Read(p) }
+// A responseBody is the body of a response; cc is nil after Close.
+type responseBody struct{ cc *clientConn }
+
+var errBodyClosed = errors.New("response body is closed")
+
+func (b *responseBody) Read(p []byte) (int, error) {
+	if b.cc == nil {
+		return 0, errBodyClosed
+	}
+	return b.cc.body.Read(p)
+}
 
 // Close ends the call: the connection is kept if the body was read to its end or what is left of
 // it has already come.
 func (b *responseBody) Close() error {
-	cc := (*clientConn)(b)
+	cc := b.cc
+	if cc == nil {
+		return nil
+	}
+	b.cc = nil
 	for !cc.body.done() && cc.keep && cc.body.buffered() > 0 {
 		if _, err := cc.body.piece(largeBlock); err != nil {
 			break
@@ -328,7 +348,7 @@ func (b *responseBody) Close() error {
 
 // upgraded is a connection after a 101.
 type upgraded struct {
-	cc    *clientConn
+	nc    net.Conn
 	early []byte
 }
 
@@ -338,13 +358,13 @@ func (u *upgraded) Read(p []byte) (int, error) {
 		u.early = u.early[n:]
 		return n, nil
 	}
-	return u.cc.nc.Read(p)
+	return u.nc.Read(p)
 }
 
-func (u *upgraded) Write(p []byte) (int, error) { return u.cc.nc.Write(p) }
+func (u *upgraded) Write(p []byte) (int, error) { return u.nc.Write(p) }
 
 // Close closes the connection; the response's body must be closed as well.
-func (u *upgraded) Close() error { return u.cc.nc.Close() }
+func (u *upgraded) Close() error { return u.nc.Close() }
 
 // The faults of a Request.
 var (
