@@ -105,6 +105,8 @@ func (v *validator) checkAPI(a *API, object string) {
 		}
 		if s.Kind == APIKey && (s.In < InHeader || s.In > InCookie || s.Name == "") {
 			v.add(a.Pos, object, "an API key needs a place and a name")
+		} else if s.In == InHeader && !token(s.Name) {
+			v.add(a.Pos, object, "%q is not a name of a header", s.Name)
 		}
 	}
 	v.plan(a.Pos, object, ResourcePlan, a.Plan)

@@ -100,6 +100,7 @@ func TestFaults(t *testing.T) {
 		{"mutual TLS", func(s *Set) { s.APIs[0].MutualTLS = MutualOptional }, "mutual TLS without any client certificates"},
 		{"client authority", func(s *Set) { s.APIs[0].ClientCAs = []string{"x"} }, `unknown client authority "x"`},
 		{"scheme", func(s *Set) { s.APIs[0].Schemes[1].Name = "" }, "an API key needs a place and a name"},
+		{"header of a scheme", func(s *Set) { s.APIs[0].Schemes[1].Name = "a b" }, `"a b" is not a name of a header`},
 		{"API plan", func(s *Set) { s.APIs[0].Plan = "Gold" }, `unknown plan "Gold"`},
 		{"subscription plans", func(s *Set) { s.APIs[0].Plans = []string{"Guarded"} }, `unknown plan "Guarded"`},
 		{"endpoint reference", func(s *Set) { s.APIs[0].Production = 2 }, "refers to endpoint 2 of 1"},

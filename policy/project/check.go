@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -20,6 +21,7 @@ func (l *loader) check() {
 	l.checkSecrets()
 	l.checkSchemas()
 	l.warn()
+	l.warnBlocks()
 	told := map[string]map[policy.Pos]bool{}
 	for _, f := range l.report.Findings() {
 		if f.Severity == Error {
@@ -115,6 +117,17 @@ func (l *loader) warn() {
 						Message: fmt.Sprintf("CORS: the origin %q has no scheme: no browser will send it", o), Hint: "write https://" + o})
 				}
 			}
+		}
+	}
+}
+
+// warnBlocks tells conditions on APIs that no call can meet: somebody relies on them.
+func (l *loader) warnBlocks() {
+	for _, b := range l.set.Blocked {
+		known := slices.ContainsFunc(l.set.APIs, func(a policy.API) bool { return a.BasePath == strings.TrimSuffix(b.Value, "/") })
+		if b.Kind == policy.BlockAPI && !known {
+			l.report.Add(Finding{Pos: b.Pos, Severity: Warning, Object: "block condition", Security: true,
+				Message: fmt.Sprintf("no API answers at %s: nothing is blocked", b.Value), Hint: "give the base path with its version"})
 		}
 	}
 }
