@@ -283,6 +283,7 @@ func (l *Ledger) enter(s *stripe, r *throttle.Rule, k *throttle.Key, m moment, e
 					earlier[i].c.flags |= pinned
 				}
 			}
+			l.raise(m.sec)
 			l.sweep(s, m)
 			for i := range earlier {
 				if earlier[i].c != nil {

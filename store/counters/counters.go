@@ -74,7 +74,7 @@ type Ledger struct {
 	fixed  fixed
 
 	line    atomic.Uint32 // time line of floor and of every window
-	floor   atomic.Int64  // no window is judged by an earlier second than this
+	floor   atomic.Int64  // no window is judged by an earlier second; at least firstSecond
 	through atomic.Int64  // windows that began at or before this second are closed
 
 	seeds   [2]uint64

@@ -79,6 +79,7 @@ func (l *Ledger) flush(mode flushMode) error {
 // gather collects a write and returns nil when there is nothing to say.
 func (l *Ledger) gather(mode flushMode) (*writing, error) {
 	w := &writing{promises: map[uint32]promise{}, repeated: map[uint32]record{}, mode: mode, now: l.latest()}
+	l.raise(w.now.sec)
 	l.gatherTouches(w)
 	for i := range l.stripes {
 		l.gatherStripe(w, i)
@@ -416,7 +417,6 @@ func (l *Ledger) settle(w *writing, err error) {
 			}
 			sh.dirty = false
 		}
-		l.floor.Store(max(l.floor.Load(), w.now.sec))
 		if n := len(w.batch.Shards) + len(w.batch.Touches); n > 0 {
 			l.commits.Add(1)
 			l.governor.spend(len(w.batch.Shards), len(w.batch.Touches))

@@ -276,4 +276,3 @@ func TestBytesAreChargedAndOwed(t *testing.T) {
 		t.Error("a byte above a plan that cuts passed")
 	}
 }
-

@@ -426,4 +426,3 @@ func (c config) check(s state, a action, o outcome) string {
 	}
 	return ""
 }
-

@@ -97,11 +97,26 @@ func (l *Ledger) moment(now throttle.Instant) moment {
 	if now.Line != l.line.Load() {
 		l.reline(now)
 	}
-	m := moment{sec: now.Lower.Unix(), frac: time.Duration(now.Lower.Nanosecond()), boot: now.Boot}
-	if f := l.floor.Load(); m.sec < f { // the floor is never below [firstSecond]
+	return l.raised(moment{sec: now.Lower.Unix(), frac: time.Duration(now.Lower.Nanosecond()), boot: now.Boot})
+}
+
+// raised lifts a moment to the floor. try asks again under its locks: a count that was
+// dropped as over must not begin anew for a call that read the clock before.
+func (l *Ledger) raised(m moment) moment {
+	if f := l.floor.Load(); m.sec < f {
 		m.sec, m.frac = f, 0
 	}
 	return m
+}
+
+// raise lifts the floor, before anything is dropped because it is over at the second sec.
+func (l *Ledger) raise(sec int64) {
+	for {
+		f := l.floor.Load()
+		if sec <= f || l.floor.CompareAndSwap(f, sec) {
+			return
+		}
+	}
 }
 
 // held is one claim on its way through try.
@@ -123,6 +138,7 @@ func (l *Ledger) try(m moment, claims []throttle.Claim, how manner, done *chan s
 	}
 	halted := l.lock(mask, m)
 	defer l.unlock(mask)
+	m = l.raised(m)
 	v = throttle.Verdict{Denied: -1, Tightest: -1}
 	if done != nil {
 		*done = *l.settled.Load()
