@@ -1,76 +1,15 @@
 package auth
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"tidegate/policy"
 )
-
-// member is one member of a JSON object, unread.
-type member struct {
-	name string
-	raw  string
-}
-
-// object is a JSON object in its order. Names are compared byte for byte: "EXP" is not "exp".
-type object []member
-
-var errObject = errors.New("not a JSON object")
-
-// readObject reads one JSON object and nothing after it. A name that appears twice is an
-// error: readers disagree on which one counts.
-func readObject(b []byte) (object, error) {
-	if !utf8.Valid(b) {
-		return nil, errors.New("not UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, errObject
-	}
-	var o object
-	for d.More() {
-		t, err := d.Token()
-		if err != nil {
-			return nil, errObject
-		}
-		name, ok := t.(string)
-		if !ok {
-			return nil, errObject
-		}
-		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return nil, errObject
-		}
-		if _, twice := o.find(name); twice {
-			return nil, errors.New("a member appears twice")
-		}
-		o = append(o, member{name, string(raw)})
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, errObject
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errObject
-	}
-	return o, nil
-}
-
-// readList reads a JSON list into its elements.
-func readList(raw string) ([]json.RawMessage, bool) {
-	var l []json.RawMessage
-	if raw == "" || raw[0] != '[' || json.Unmarshal([]byte(raw), &l) != nil {
-		return nil, false
-	}
-	return l, true
-}
 
 // find returns a member as JSON. A member that is null counts as absent.
 func (o object) find(name string) (raw string, ok bool) {
@@ -96,17 +35,6 @@ func (o object) text(name string) string {
 	return textOf(raw)
 }
 
-func textOf(raw string) string {
-	if raw != "" && raw[0] == '"' {
-		var s string
-		if json.Unmarshal([]byte(raw), &s) != nil {
-			return ""
-		}
-		return s
-	}
-	return raw
-}
-
 // texts returns a member as texts: one, or the elements of a list.
 func (o object) texts(name string) (values []string, list bool) {
 	raw, ok := o.present(name)
@@ -119,7 +47,7 @@ func (o object) texts(name string) (values []string, list bool) {
 	}
 	values = make([]string, 0, len(elements))
 	for _, e := range elements {
-		values = append(values, textOf(string(e)))
+		values = append(values, textOf(e))
 	}
 	return values, true
 }

@@ -426,7 +426,7 @@ func (t *token) read(o object) error {
 	}
 	t.endUserToken = t.claims.Text("backendJwt")
 	if raw, ok := o.present("application"); ok {
-		a, err := readObject([]byte(raw))
+		a, err := splitObject(raw)
 		if err != nil {
 			return errForm
 		}
@@ -458,7 +458,7 @@ func grants(o object, claim string) ([]grant, bool, error) {
 	}
 	out := make([]grant, 0, len(list))
 	for _, e := range list {
-		m, err := readObject(e)
+		m, err := splitObject(e)
 		if err != nil {
 			return nil, false, errForm
 		}
