@@ -76,7 +76,7 @@ func (p *packer) layOut(f File, sealed bool) (bundle.File, error) {
 		entry.Codec = bundle.Sealed
 	} else if size >= minZstd {
 		var packed []bundle.Chunk
-		if err := p.store(f, bundle.Zstd, entry.Size, collect(&packed)); err != nil {
+		if err := p.store(f, bundle.Zstd, entry, collect(&packed)); err != nil {
 			return entry, err
 		}
 		if n := total(packed); n+n/20 < entry.Size {
@@ -84,7 +84,7 @@ func (p *packer) layOut(f File, sealed bool) (bundle.File, error) {
 			return entry, nil
 		}
 	}
-	return entry, p.store(f, entry.Codec, entry.Size, collect(&entry.Chunks))
+	return entry, p.store(f, entry.Codec, entry, collect(&entry.Chunks))
 }
 
 func total(chunks []bundle.Chunk) (n uint64) {
@@ -113,27 +113,37 @@ func measure(f File) (int64, bundle.Digest, error) {
 
 func sum(h hash.Hash) bundle.Digest { return bundle.Digest(h.Sum(nil)) }
 
-// store reads a file of the given size and emits its chunks as they are stored.
-func (p *packer) store(f File, codec bundle.Codec, size uint64, emit func([]byte, bundle.Digest) error) error {
-	in, err := f.Open()
+// store reads a file, whose size and digest are those of entry, and emits its chunks as they
+// are stored. A file that is another one by now is an error.
+func (p *packer) store(f File, codec bundle.Codec, entry bundle.File, emit func([]byte, bundle.Digest) error) error {
+	file, err := f.Open()
 	if err != nil {
 		return fmt.Errorf("path %q: %w", f.Path, err)
 	}
-	defer in.Close() //nolint:errcheck // only read
+	defer file.Close() //nolint:errcheck // only read
+	h := sha256.New()
+	in := io.TeeReader(file, h)
 	c := &chunker{buf: p.buf[:0], emit: emit}
 	if codec == bundle.Zstd {
-		err = p.pack(c, in, size)
+		err = p.pack(c, in, entry.Size)
 	} else {
 		_, err = io.Copy(c, in)
 	}
 	if err == nil {
 		err = c.flush()
 	}
+	if sum(h) != entry.Digest {
+		return changed(f)
+	}
 	var word *refusal.Error
 	if err != nil && !errors.As(err, &word) {
 		err = fmt.Errorf("path %q: %w", f.Path, err)
 	}
 	return err
+}
+
+func changed(f File) error {
+	return refusal.New(refusal.Digest, "path %q: the file changed while the bundle was built", f.Path)
 }
 
 // pack compresses in to w as one frame that states its size.

@@ -239,9 +239,9 @@ func (d *Draft) Write(w io.Writer, env []byte) error {
 	for i, f := range d.spec.Files {
 		entry := &d.m.Files[i]
 		k := 0
-		err := d.packer.store(f, entry.Codec, entry.Size, func(data []byte, digest bundle.Digest) error {
+		err := d.packer.store(f, entry.Codec, *entry, func(data []byte, digest bundle.Digest) error {
 			if k >= len(entry.Chunks) || entry.Chunks[k].Digest != digest {
-				return refusal.New(refusal.Digest, "path %q: the file changed while the bundle was built", f.Path)
+				return changed(f)
 			}
 			k++
 			if at, _ := d.m.Place(digest); at != next {
@@ -251,7 +251,7 @@ func (d *Draft) Write(w io.Writer, env []byte) error {
 			return writeItem(w, data)
 		})
 		if err == nil && k != len(entry.Chunks) {
-			err = refusal.New(refusal.Digest, "path %q: the file changed while the bundle was built", f.Path)
+			err = changed(f)
 		}
 		if err != nil {
 			return err
