@@ -83,7 +83,7 @@ func TestNeverAdmitsTwice(t *testing.T) {
 			}
 			if window.Form == throttle.Sliding && lower.Unix() >= w {
 				prev := seen[countedAt(k, r, w-int64(window.Length/time.Second))]
-				into := lower.Sub(time.Unix(w, 0))
+				into := l.moment(now()).into(w) // the ledger's time never goes back
 				if n := r.Estimate(prev, seen[id], into); n > limit {
 					t.Fatalf("estimate %d (%d before, %d now, %v in) of %d", n, prev, seen[id], into, limit)
 				}
