@@ -257,8 +257,8 @@ func TestValidateReportsEveryFault(t *testing.T) {
 	s.Endpoints[0].Targets[0].URL = "x"
 	s.Users[0].Hash = "x"
 	err := s.Validate()
-	many, ok := err.(interface{ Unwrap() []error })
-	if !ok || len(many.Unwrap()) != 4 {
+	var many interface{ Unwrap() []error }
+	if !errors.As(err, &many) || len(many.Unwrap()) != 4 {
 		t.Fatalf("got %v, want four faults", err)
 	}
 	for _, e := range many.Unwrap() {

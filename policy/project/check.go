@@ -78,7 +78,8 @@ func unwrap(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if many, ok := err.(interface{ Unwrap() []error }); ok {
+	var many interface{ Unwrap() []error }
+	if errors.As(err, &many) {
 		return many.Unwrap()
 	}
 	return []error{err}
