@@ -26,9 +26,13 @@ import (
 // MaxToken is the longest bearer token or API key that is looked at, in bytes.
 const MaxToken = 8 << 10
 
-// LoginMemory is the memory that one Argon2id login takes at the settings that tidectl
-// writes. Hashes that ask for more than four times as much are refused by New.
-const LoginMemory = 12 << 20
+// LoginMemory is the memory in bytes that one Argon2id login takes at the settings that tidectl
+// writes; MaxLogin is the most that New lets a hash ask for, and so the least that a
+// Memory must be able to lend at once.
+const (
+	LoginMemory = 12 << 20
+	MaxLogin    = 2 * LoginMemory
+)
 
 // CertificateHeader carries a client certificate from a trusted proxy: PEM, or the base64 of
 // DER or PEM, percent-encoded. From anybody else it is ignored.

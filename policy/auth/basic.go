@@ -26,7 +26,7 @@ const maxLogin = 2 << 10
 
 // bounds of password hashes: above, one login would take the device from everybody else.
 const (
-	maxArgonMemory = 4 * LoginMemory >> 10 // KiB
+	maxArgonMemory = MaxLogin >> 10 // KiB
 	maxArgonTime   = 16
 	maxArgonLanes  = 4
 	maxBcryptCost  = 14
