@@ -90,6 +90,7 @@ func TestSlidingWindowFadesThePreviousOne(t *testing.T) {
 	r := rule(t, throttle.Rule{Limit: 10, Window: throttle.Window{Form: throttle.Sliding, Length: time.Minute}})
 	disk := newDisk()
 	l := open(t, disk, at(0), Options{})
+	l.fixed = fixed{reserve: 1, allow: 1}
 	if got := admit(t, l, at(50*time.Second), r, key("k")); got != 10 {
 		t.Fatalf("admitted %d of 10", got)
 	}
