@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi2"
 	"github.com/getkin/kin-openapi/openapi2conv"
 	"github.com/getkin/kin-openapi/openapi3"
 
+	"tidegate/policy"
 	"tidegate/policy/source"
 )
 
@@ -42,8 +44,37 @@ func check(root *source.Node, object string, r *source.Report) {
 			break
 		}
 		text, _, _ := strings.Cut(c.Error(), "\n")
-		r.Warnf(root.Pos, object, "not valid OpenAPI: %s", text)
+		r.Warnf(placeOf(root, text), object, "not valid OpenAPI: %s", text)
 	}
+}
+
+var (
+	namesPath   = regexp.MustCompile(`(?:invalid path|operation [A-Z]+) (/[^\s:]*)`)
+	namesMethod = regexp.MustCompile(`operation ([A-Z]+)\b`)
+	namesPart   = regexp.MustCompile(`invalid components: (?:schema|security scheme) "([^"]+)"`)
+)
+
+// placeOf finds what a complaint is about by the names in its words: the library gives
+// no place for most of them. It falls back to the beginning of the document.
+func placeOf(root *source.Node, text string) policy.Pos {
+	if m := namesPath.FindStringSubmatch(text); m != nil {
+		if k := root.Value("paths").Lookup(m[1]); k != nil {
+			if m := namesMethod.FindStringSubmatch(text); m != nil {
+				if op := k.Value.Lookup(strings.ToLower(m[1])); op != nil {
+					return op.Pos
+				}
+			}
+			return k.Pos
+		}
+	}
+	if m := namesPart.FindStringSubmatch(text); m != nil {
+		for _, at := range [][]string{{"components", "schemas"}, {"components", "securitySchemes"}, {"definitions"}, {"securityDefinitions"}} {
+			if k := root.At(at...).Lookup(m[1]); k != nil {
+				return k.Pos
+			}
+		}
+	}
+	return root.Pos
 }
 
 // judge returns what is wrong with a document in JSON. The library is meant for the

@@ -284,7 +284,7 @@ func TestFindings(t *testing.T) {
 		{"WebSocket by POST", "", "    post:\n      responses: {}\n      x-tidegate-websocket: true\n", `a.yaml:17: error: API "a" 1: POST /x: x-tidegate-websocket: only a GET can be upgraded`, "", false},
 		{"size", "x-tidegate-max-body: 1MB", "", `a.yaml:10: error: API "a" 1: x-tidegate-max-body: "1MB" is not a size`, "", false},
 		{"time of day", "x-tidegate-access: {times: [{from: '25:00', to: '26:00'}]}", "", `a.yaml:10: error: API "a" 1: x-tidegate-access: times[0]: from: "25:00" is not a time of day`, "", false},
-		{"not by the standard", "", "      parameters: [{name: a, in: path, required: true, schema: {type: string}}]", `a.yaml:1: warning: API "a" 1: not valid OpenAPI: `, "", false},
+		{"not by the standard", "", "      parameters: [{name: a, in: path, required: true, schema: {type: string}}]", `a.yaml:13: warning: API "a" 1: not valid OpenAPI: `, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, findings := read(t, "a.yaml", with(tt.top, tt.op), Options{})
