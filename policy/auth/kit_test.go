@@ -77,8 +77,7 @@ func public(t testing.TB, k crypto.Signer) []byte {
 // The time of the tests.
 var (
 	noon   = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	synced = policy.Now{Lower: noon, Upper: noon.Add(time.Second), Boot: time.Hour}
-	proven = synced
+	proven = policy.Now{Lower: noon, Upper: noon.Add(time.Second), Boot: time.Hour}
 )
 
 type m = map[string]any
@@ -137,12 +136,9 @@ func mustJSON(t testing.TB, v any) []byte {
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// place is an operation of the API of the tests, by path.
-var places = []string{"/open", "/jwt", "/basic", "/key", "/cert", "/any", "/both", "/scoped", "/orscoped"}
-
 // base is a set with one API that has an operation for each way in, and a second API.
 func base(t testing.TB) *policy.Set {
-	const oauth2, basic, header, query, cookie, cert = 0, 1, 2, 3, 4, 5
+	const oauth2, basic, header, query, cookie = 0, 1, 2, 3, 4
 	one := func(u ...uint32) policy.Alternative {
 		var a policy.Alternative
 		for _, s := range u {
@@ -164,7 +160,6 @@ func base(t testing.TB) *policy.Set {
 			{Method: "GET", Template: "/scoped", Security: []policy.Alternative{one(oauth2), one(basic), one(header)}, Scopes: []string{"write", "admin"}},
 			{Method: "GET", Template: "/orscoped", Security: []policy.Alternative{{{Scheme: oauth2, Scopes: []string{"nobody"}}}}},
 		}}
-	_ = cert
 	other := policy.API{Name: "Pumps", Version: "2.0", BasePath: "/pumps/2.0", Schemes: api.Schemes,
 		Operations: []policy.Operation{{Method: "GET", Template: "/jwt", Security: []policy.Alternative{one(oauth2)}},
 			{Method: "GET", Template: "/key", Security: []policy.Alternative{one(header)}}}}

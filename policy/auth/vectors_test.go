@@ -26,12 +26,16 @@ const (
 )
 
 func TestTokensOfRFC7515(t *testing.T) {
-	number := func(s string) *big.Int {
+	octets := func(s string) []byte {
 		b, err := base64.RawURLEncoding.DecodeString(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return new(big.Int).SetBytes(b)
+		return b
+	}
+	point, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, octets(rfcX)...), octets(rfcY)...))
+	if err != nil {
+		t.Fatal(err)
 	}
 	der := func(k any) []byte {
 		b, err := x509.MarshalPKIXPublicKey(k)
@@ -42,8 +46,8 @@ func TestTokensOfRFC7515(t *testing.T) {
 	}
 	set := base(t)
 	set.Issuers = []policy.Issuer{{Name: "joe", Issuer: "joe", Algorithms: []string{"RS256", "ES256"}, Keys: []policy.Key{
-		{PKIX: der(&rsa.PublicKey{N: number(rfcN), E: 65537})},
-		{PKIX: der(&ecdsa.PublicKey{Curve: elliptic.P256(), X: number(rfcX), Y: number(rfcY)})},
+		{PKIX: der(&rsa.PublicKey{N: new(big.Int).SetBytes(octets(rfcN)), E: 65537})},
+		{PKIX: der(point)},
 	}}}
 	g := open(t, set, auth.Options{})
 	exp := time.Unix(1300819380, 0)
