@@ -76,11 +76,11 @@ type App struct {
 	gateway  *gateway.Gateway
 	logins   *semaphore.Weighted // memory of logins
 
-	down      teardown
-	listeners listeners
-	servers   []*wire.Server
-	ready     atomic.Bool
-	eventsOf  atomic.Pointer[store.FileReport]
+	down       teardown
+	listeners  listeners
+	servers    []*wire.Server
+	ready      atomic.Bool
+	eventsOpen chan struct{} // closed when the queue has its file, or will not get one
 
 	mu       sync.Mutex
 	findings []string // what went wrong at start, for status
@@ -93,7 +93,7 @@ func New(o Options) (_ *App, err error) {
 	if o.Machine == nil {
 		o.Machine = clock.ThisMachine()
 	}
-	a := &App{o: o, cfg: o.Config, log: o.Log, build: buildinfo.Get(), began: time.Now()}
+	a := &App{o: o, cfg: o.Config, log: o.Log, build: buildinfo.Get(), began: time.Now(), eventsOpen: make(chan struct{})}
 	a.down.log = o.Log
 	a.logins = semaphore.NewWeighted(4 * auth.LoginMemory)
 	defer func() {

@@ -103,7 +103,6 @@ var below = map[string][]string{
 	"platform":  {"policy"},
 	"policy":    {},
 	"examples":  {},
-	"examples":  {},
 	"scripts":   {"appliance", "sync", "store", "platform", "policy"},
 }
 

@@ -21,7 +21,7 @@ import (
 // startAdmin serves the API on the unix socket and on the admin listener.
 func (a *App) startAdmin() error {
 	api := admin.New(admin.Device{
-		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events,
+		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
 		State: a.dir.State(), Audit: a.note, Instant: a.time.instant, Enrol: a.enrolment, Log: a.log,
 	})
 	ln, err := a.socket()

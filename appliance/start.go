@@ -38,6 +38,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 	if err := a.desk.Resume(ctx); err != nil {
 		a.find("%v", err)
 	}
+	if err := a.startAdmin(); err != nil {
+		return err
+	}
 	if err := a.serve(); err != nil {
 		return err
 	}
@@ -46,9 +49,6 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.down.task("counters", a.ledger.Run)
 	a.down.task("intake", a.desk.Run)
 	a.down.task("start count", a.noteHealth)
-	if err := a.startAdmin(); err != nil {
-		return err
-	}
 	a.ready.Store(true)
 	a.log.Info("serving", "http", addr(a.listeners.http), "https", addr(a.listeners.https), "admin", addr(a.listeners.admin),
 		"took", time.Since(a.began).Round(time.Millisecond))
@@ -175,8 +175,8 @@ func (a *App) overrides(set *policy.Set) map[string]upstream.Override {
 // file the queue goes on collecting and counts what it cannot keep.
 func (a *App) runEvents(ctx context.Context) error {
 	db, report, err := a.dir.OpenEvents(ctx)
-	a.eventsOf.Store(&report)
 	if err != nil {
+		close(a.eventsOpen)
 		a.log.Error("events are kept in memory only", "error", err)
 		return a.events.Run(ctx)
 	}
@@ -188,6 +188,10 @@ func (a *App) runEvents(ctx context.Context) error {
 	}
 	if err := a.events.Attach(db, found); err != nil {
 		a.log.Error("events wait in memory", "error", err)
+	}
+	close(a.eventsOpen)
+	if err := a.dir.Served(); err != nil {
+		a.log.Error("start not noted as served", "error", err)
 	}
 	return a.events.Run(ctx)
 }
@@ -240,3 +244,6 @@ func (a *App) serverTLS() (*tls.Config, error) {
 	}
 	return c, nil
 }
+
+// CrashFile is where the report of a crash of this program belongs.
+func (a *App) CrashFile() string { return a.dir.CrashFile() }

@@ -21,6 +21,8 @@ const (
 	EventsFile = "events.db"
 	TrustSlots = "trust/state"
 	startsFile = "starts"
+	crashFile  = "crash"      // what the Go runtime writes when this program dies by itself
+	crashLast  = "crash.last" // the last one that was not empty
 )
 
 // DirOptions say how a data directory is opened.
@@ -34,7 +36,8 @@ type DirOptions struct {
 	Check []string
 }
 
-// The steps out of a crash loop, in starts in a row of which none was healthy.
+// The steps out of a crash loop, in starts in a row of which none was healthy: each of them
+// ended before it served, or crashed within a minute.
 const (
 	rungEvents   = 3 // events.db is set aside
 	rungState    = 6 // state.db is set aside
@@ -156,7 +159,11 @@ func (d *Dir) open() (Report, error) {
 			r.Trouble = append(r.Trouble, err.Error())
 		}
 	}
-	d.before = readStarts(d.path)
+	crashed := d.keepCrash()
+	if crashed {
+		r.Trouble = append(r.Trouble, "the last run crashed: see "+crashLast+" in the data directory")
+	}
+	d.before = readStarts(d.path, crashed)
 	if d.before >= rungReadOnly {
 		d.mode = CrashReadOnly
 	} else if err := d.putStarts(d.before + 1); err != nil {
@@ -257,6 +264,41 @@ func (d *Dir) Healthy() error {
 	return d.putStarts(0)
 }
 
+// servedMark follows the count in the file of starts once the device has served.
+const servedMark = " served"
+
+// Served says that the device answers and that its files are open. From here on it may lose
+// its power, or be killed, at any moment: such an end does not count against its files, only
+// one that the program itself caused, which leaves a report in [Dir.CrashFile].
+func (d *Dir) Served() error {
+	if d.mode != Normal {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.starts == 0 {
+		return nil
+	}
+	if err := durable.WriteFile(filepath.Join(d.path, startsFile), []byte(strconv.Itoa(d.starts)+servedMark+"\n"), 0o600); err != nil {
+		return fail("count of starts", err)
+	}
+	return nil
+}
+
+// CrashFile is where the Go runtime should write the report of a crash of this program.
+func (d *Dir) CrashFile() string { return filepath.Join(d.path, crashFile) }
+
+// keepCrash reports whether the last run left the report of a crash, and keeps it.
+func (d *Dir) keepCrash() bool {
+	info, err := os.Lstat(d.CrashFile())
+	if err != nil || info.Size() == 0 {
+		return false
+	}
+	// Where the disk cannot be written, the same report is found again.
+	_ = durable.Rename(d.CrashFile(), filepath.Join(d.path, crashLast))
+	return true
+}
+
 // ChargeTrial takes this start off the count: a bundle on trial is the suspect, and uses up its
 // own attempts before the files are set aside.
 func (d *Dir) ChargeTrial() error {
@@ -280,14 +322,15 @@ func (d *Dir) putStarts(n int) error {
 }
 
 // readStarts returns the count of starts, 0 where it cannot be read: it is a help, not a
-// condition.
-func readStarts(dir string) int {
+// condition. A run that served and did not crash counts for nothing.
+func readStarts(dir string, crashed bool) int {
 	b, err := os.ReadFile(filepath.Join(dir, startsFile))
-	if err != nil || len(b) > 16 {
+	if err != nil || len(b) > 32 {
 		return 0
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
+	text, served := strings.CutSuffix(strings.TrimSpace(string(b)), servedMark)
+	n, err := strconv.Atoi(text)
+	if err != nil || served && !crashed {
 		return 0
 	}
 	return max(n, 0)

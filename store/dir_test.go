@@ -318,3 +318,42 @@ func TestReportIsInWords(t *testing.T) {
 		t.Errorf("got\n%s\nwant it to begin with\n%s", got, want)
 	}
 }
+
+// A device whose power is cut every few seconds has served each time: its files are not
+// the reason and stay. A program that crashes after it has served still climbs the ladder.
+func TestPowerCutsAfterServingAreNoCrashLoop(t *testing.T) {
+	path := t.TempDir()
+	once := func(crash bool) store.Report {
+		t.Helper()
+		d, r, err := store.OpenDir(path, dirOptions(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Served(); err != nil {
+			t.Fatal(err)
+		}
+		if crash {
+			if err := os.WriteFile(d.CrashFile(), []byte("panic: boom\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for i := range 12 {
+		if r := once(false); r.Starts != 1 || r.Mode != store.Normal {
+			t.Fatalf("cut %d: %d starts, mode %v; want 1, normal", i, r.Starts, r.Mode)
+		}
+	}
+	for i := 1; i <= 4; i++ {
+		r := once(true)
+		if want := i; r.Starts != want {
+			t.Errorf("crash %d: %d starts in a row, want %d", i, r.Starts, want)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(path, "crash.last")); err != nil || string(b) != "panic: boom\n" {
+		t.Errorf("report kept: %q, %v", b, err)
+	}
+}

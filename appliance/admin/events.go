@@ -29,6 +29,11 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) error {
 		}
 		since = t
 	}
+	select {
+	case <-a.d.EventsOpen:
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
 	if err := a.d.Events.Flush(r.Context()); err != nil {
 		a.d.Log.Warn("export: what is in memory is left out", "error", err)
 	}

@@ -40,11 +40,13 @@ type Device struct {
 	Gateway *gateway.Gateway
 	Ledger  *counters.Ledger
 	Events  *events.Log
-	State   *store.DB
-	Audit   func(audit.Entry) error // records what a person did
-	Instant func() throttle.Instant
-	Enrol   func() ([]byte, error) // a signed enrolment request
-	Log     *slog.Logger
+	// EventsOpen is closed when the queue has its file: until then there is nothing to export.
+	EventsOpen <-chan struct{}
+	State      *store.DB
+	Audit      func(audit.Entry) error // records what a person did
+	Instant    func() throttle.Instant
+	Enrol      func() ([]byte, error) // a signed enrolment request
+	Log        *slog.Logger
 }
 
 // API is the JSON API. It is an http.Handler for the unix socket, whose file's permissions

@@ -29,9 +29,9 @@ type clientConn struct {
 	bufs          net.Buffers
 	head          responseHead
 	body          body
-	resp []Response // to be handed out, each once
-	ready         bool // head is the final one, body has begun
-	keep          bool // fit for another call when the body has ended
+	resp          []Response // to be handed out, each once
+	ready         bool       // head is the final one, body has begun
+	keep          bool       // fit for another call when the body has ended
 	sent          bool
 	until         bool // a read deadline is set
 	stall         time.Duration

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -99,6 +100,9 @@ func (a *app) cmdRun(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := reportCrashes(app.CrashFile()); err != nil {
+		log.Warn("a crash would not be told from a power cut", "error", err)
+	}
 	if err := app.Start(ctx); err != nil {
 		if ctx.Err() != nil {
 			return cli.StatusError(130)
@@ -113,6 +117,16 @@ func (a *app) cmdRun(ctx context.Context, args []string) error {
 		return errors.Join(errors.New("stop was not clean"), err)
 	}
 	return nil
+}
+
+// reportCrashes lets the runtime write the report of a crash to a file: the next start
+// tells by it whether this program ended itself or lost its power.
+func reportCrashes(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(debug.SetCrashOutput(f, debug.CrashOptions{}), f.Close())
 }
 
 // level reads log.level, which the configuration has checked.

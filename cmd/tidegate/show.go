@@ -82,7 +82,7 @@ func printStatus(a *app, s admin.Status) error {
 	}
 	row("calls", "%d answered, %d of them 5xx, %d in flight, %d refused by form", s.Calls.Answered, s.Calls.Failed, s.Calls.InFlight, s.Calls.Refused)
 	row("counters", "%d of %d, %d stalls%s", s.Limits.Keys, s.Limits.Capacity, s.Limits.Stalls, trouble(s.Limits.Error))
-	row("events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, bytes(s.Events.Bytes), bytes(s.Events.Cap), trouble(s.Events.Error))
+	row("events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, byteSize(s.Events.Bytes), byteSize(s.Events.Cap), trouble(s.Events.Error))
 	for _, reason := range sortedKeys(s.Events.Lost) {
 		if n := s.Events.Lost[reason]; n > 0 {
 			row("lost", "%d events (%s)", n, reason)
@@ -139,8 +139,8 @@ func duration(seconds float64) string {
 	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
 }
 
-// bytes writes a size for people.
-func bytes(n int64) string {
+// byteSize writes a size for people.
+func byteSize(n int64) string {
 	switch {
 	case n >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
@@ -318,6 +318,6 @@ func (a *app) save(ctx context.Context, cl *client, path string, q url.Values, n
 	if a.json {
 		return a.JSON(map[string]any{"file": name, "bytes": n})
 	}
-	a.Say("%s: %s", name, bytes(n))
+	a.Say("%s: %s", name, byteSize(n))
 	return nil
 }

@@ -2,6 +2,7 @@ package counters
 
 import (
 	"context"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+	"tidegate/store"
 )
 
 func benchLedger(b *testing.B, keys int) (*Ledger, [4]*throttle.Rule, []throttle.Key) {
@@ -84,6 +86,46 @@ func BenchmarkTakeSpread(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkFlush is one write to a real file with so many keys in use: its time, and the
+// bytes of the pages that bbolt writes (the file system's journal comes on top).
+func BenchmarkFlush(b *testing.B) {
+	for _, keys := range []int{10, 100, 1_000} {
+		b.Run("keys="+strconv.Itoa(keys), func(b *testing.B) {
+			db, err := store.Open(filepath.Join(b.TempDir(), "state.db"), store.Options{MaxBytes: 16 << 20, Schema: 1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() {
+				if err := db.Close(); err != nil {
+					b.Error(err)
+				}
+			}()
+			l := open(b, In(db), at(0), Options{})
+			l.fixed = fixed{reserve: 1, allow: 1}
+			r := rule(b, throttle.Rule{Limit: throttle.MaxLimit, Window: throttle.Window{Length: time.Hour}})
+			var before store.Stats
+			for i := range b.N + 1 {
+				if i == 1 { // the records exist now
+					before = db.Stats()
+					b.ResetTimer()
+				}
+				for k := range keys { // two each: every reservation is used up
+					kk := throttle.KeyOf(policy.LevelAPI, strconv.Itoa(k))
+					for range 2 {
+						if _, err := l.Take(ended, at(0), []throttle.Claim{{Rule: r, Key: kk, N: 1}}); err != nil {
+							break // the rest waits for the write
+						}
+					}
+				}
+				if err := l.flush(urgentFlush); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(db.Stats().WrittenBytes-before.WrittenBytes)/float64(b.N), "B/commit")
+		})
+	}
 }
 
 // BenchmarkKeys reports what an idle key costs beyond its identity.
