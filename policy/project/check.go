@@ -22,6 +22,7 @@ func (l *loader) check() {
 	l.checkSchemas()
 	l.warn()
 	l.warnBlocks()
+	l.warnOverrides()
 	told := map[string]map[policy.Pos]bool{}
 	for _, f := range l.report.Findings() {
 		if f.Severity == Error {
@@ -119,6 +120,26 @@ func (l *loader) warn() {
 				}
 			}
 		}
+	}
+}
+
+// warnOverrides tells endpoints whose names meet in the environment of a device.
+func (l *loader) warnOverrides() {
+	variables := map[string]string{}
+	for _, e := range l.set.Endpoints {
+		name := strings.Map(func(r rune) rune {
+			switch {
+			case r >= 'a' && r <= 'z':
+				return r - 'a' + 'A'
+			case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+				return r
+			}
+			return '_'
+		}, e.Name)
+		if other, taken := variables[name]; taken && other != e.Name {
+			l.report.Warnf(e.Pos, fmt.Sprintf("endpoint %q", e.Name), "TIDEGATE_ENDPOINTS_%s_URL would override it and endpoint %q alike", name, other)
+		}
+		variables[name] = e.Name
 	}
 }
 

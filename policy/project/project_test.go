@@ -302,6 +302,23 @@ paths:
 	}
 }
 
+func TestNamesThatMeetAreTold(t *testing.T) {
+	api := strings.Replace(minimalAPI, "paths:", `x-wso2-endpoints:
+  - a.b: {urls: ["http://10.0.0.1"], securityConfig: {type: basic, username: u}}
+  - A-B: {urls: ["http://10.0.0.1"]}
+  - A.b: {urls: ["http://10.0.0.1"], securityConfig: {type: basic, username: u}}
+paths:`, 1)
+	_, findings := Load(minimal(t, map[string]string{"apis/a.yaml": api}))
+	for _, want := range []string{
+		`apis/a.yaml:7: error: endpoint "A.b": its secret endpoints/a.b/password would also be that of endpoint "a.b"`,
+		`apis/a.yaml:6: warning: endpoint "A-B": TIDEGATE_ENDPOINTS_A_B_URL would override it and endpoint "a.b" alike`,
+	} {
+		if !slices.ContainsFunc(findings, func(f Finding) bool { return f.String() == want }) {
+			t.Errorf("no finding %q in %v", want, findings)
+		}
+	}
+}
+
 func TestRevocationsAreSortedAndJoined(t *testing.T) {
 	p, _ := mustLoad(t, minimal(t, map[string]string{consumersFile: `
 revoked:

@@ -61,12 +61,16 @@ func (l *loader) secretTree(o *source.Object, above []string, from map[string]po
 
 // checkSecrets compares the secrets that are referred to with those that are there.
 func (l *loader) checkSecrets() {
-	used := map[string]bool{}
+	used := map[string]string{}
 	use := func(s policy.Secret, pos policy.Pos, object, override string) {
 		if s == "" {
 			return
 		}
-		used[string(s)] = true
+		if other, taken := used[string(s)]; taken && other != object {
+			l.report.Add(Finding{Pos: pos, Severity: Error, Object: object, Security: true,
+				Message: fmt.Sprintf("its secret %s would also be that of %s", s, other), Hint: "give one of them another name: letter case and special characters do not count"})
+		}
+		used[string(s)] = object
 		if _, ok := l.project.Secrets[string(s)]; !ok {
 			l.report.Add(Finding{Pos: pos, Severity: Warning, Object: object,
 				Message: fmt.Sprintf("the secret %s is not in secrets.yaml", s), Hint: "add it, or set " + override + " on each device"})
@@ -87,7 +91,7 @@ func (l *loader) checkSecrets() {
 		use(b.Key, l.places["backend_jwt"], "backend_jwt", "the key")
 	}
 	for path := range l.project.Secrets {
-		if !used[path] {
+		if _, ok := used[path]; !ok {
 			l.report.Warnf(l.places["secret "+path], "", "the secret %s is used by nothing", path)
 		}
 	}
