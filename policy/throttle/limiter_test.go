@@ -241,7 +241,7 @@ func TestPlansBecomeRules(t *testing.T) {
 	if r := rules["application 50PerMin"]; r.Quota != Stop || r.Loss != FailOpen {
 		t.Errorf("50PerMin: %+v, want stopping (application plans ignore stopOnQuota), open", r)
 	}
-	if r := rules["api Guarded"]; !r.Shared || r.Loss != FailOpen {
+	if r := rules["api Guarded"]; r.Shared || r.Loss != FailOpen {
 		t.Errorf("Guarded: %+v, want shared, open", r)
 	}
 	if r := rules["unauthenticated Unauthenticated"]; r.Window.Form != Calendar || r.Window.Zone.String() != "Europe/Berlin" {

@@ -92,7 +92,6 @@ func (c *compiler) rule(r Rule) *Rule {
 
 func (c *compiler) plan(p *policy.Plan, level policy.Level) *plan {
 	out := &plan{level: level}
-	shared := level == policy.LevelAPI || level == policy.LevelOperation
 	if !p.Limit.IsZero() {
 		out.main = c.limit(p, level, p.Name, p.Limit)
 	}
@@ -115,12 +114,12 @@ func (c *compiler) plan(p *policy.Plan, level policy.Level) *plan {
 	if p.Burst.Count > 0 || p.Burst.Per > 0 {
 		out.beside = append(out.beside, c.rule(Rule{
 			Name: p.Name + "-burst", Level: level, Kind: Burst, Limit: p.Burst.Count,
-			Window: Window{Length: p.Burst.Per}, Shared: shared,
+			Window: Window{Length: p.Burst.Per},
 		}))
 	}
 	if p.Concurrent != 0 {
 		out.beside = append(out.beside, c.rule(Rule{
-			Name: p.Name + "-concurrent", Level: level, Kind: InFlight, Limit: p.Concurrent, Shared: shared,
+			Name: p.Name + "-concurrent", Level: level, Kind: InFlight, Limit: p.Concurrent,
 		}))
 	}
 	return out
@@ -129,7 +128,6 @@ func (c *compiler) plan(p *policy.Plan, level policy.Level) *plan {
 func (c *compiler) limit(p *policy.Plan, level policy.Level, name string, l policy.Limit) *Rule {
 	r := Rule{
 		Name: name, Level: level, Limit: l.Count, WarnPercent: int(p.WarnPercent),
-		Shared: level == policy.LevelAPI || level == policy.LevelOperation,
 	}
 	if l.Unit == policy.Bytes {
 		r.Kind = Bytes

@@ -81,7 +81,7 @@ type Rule struct {
 	Loss        Loss
 	Tail        Tail
 	WarnPercent int  // 1 to 99: note [Warned] from this share of the limit on; 0: never
-	Shared      bool // callers share the counter: its numbers are not shown to any of them
+	Shared      bool // the counter follows what other callers do, and nobody is shown its numbers
 
 	def    uint64
 	every  time.Duration // Burst: between two calls

@@ -89,8 +89,8 @@ type Claim struct {
 	N    int64 // units now: 1 call, or bytes; ≥ 0
 }
 
-// A Verdict is the answer to the claims of one call. The numbers a client may see are
-// those of its own counters only; see [Rule.Shared].
+// A Verdict is the answer to the claims of one call. The numbers that a client may see are
+// those of its own counters and of the API or operation it calls; see [Rule.Shared].
 type Verdict struct {
 	Denied int          // index of the first claim without room; -1: admitted
 	Level  policy.Level // level of the denied claim; 0 when admitted
