@@ -194,24 +194,28 @@ func TestClosingTwiceDoesNotReachTheNextCall(t *testing.T) {
 }
 
 func TestBytesBehindAnAnswerPoisonTheConnection(t *testing.T) {
-	addr := fixed(t, func(n int, c net.Conn, head string) bool {
-		s := answer200("abc")
-		if n == 0 {
-			if strings.HasPrefix(head, "HEAD") {
-				s = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nEVIL!!"
-			} else {
-				s += answer200("EVIL")
+	for method, evil := range map[string]string{
+		"GET":  answer200("abc") + answer200("EVIL"),
+		"HEAD": "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nEVIL!!",
+		"PUT":  "HTTP/1.1 204 No Content\r\n\r\nEVIL",
+		"POST": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nEVIL",
+	} {
+		addr := fixed(t, func(n int, c net.Conn, head string) bool {
+			s := evil
+			if n > 0 {
+				s = "HTTP/1.1 204 No Content\r\n\r\n"
 			}
-		}
-		_, err := io.WriteString(c, s)
-		return err == nil
-	})
-	for _, method := range []string{"GET", "HEAD"} {
+			_, err := io.WriteString(c, s)
+			return err == nil
+		})
 		c := newTestClient(t, Target{Addr: addr})
 		for range 3 {
 			if _, body, err := fetchAll(t, c, Request{Method: method, Path: "/"}); err != nil || strings.Contains(body, "EVIL") {
 				t.Errorf("%s: got %q %v", method, body, err)
 			}
+		}
+		if st := c.Stats(); st.Dialed != 2 {
+			t.Errorf("%s: %d connections were used, want the first to be given up", method, st.Dialed)
 		}
 	}
 }

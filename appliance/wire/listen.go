@@ -142,14 +142,23 @@ func (s *Server) admit() bool {
 		return true
 	default:
 	}
-	s.evict()
-	select {
-	case s.state.slots <- struct{}{}:
-		return true
-	case <-s.state.stopped:
-		return false
+	// None may be idle now and some a moment later.
+	again := time.NewTicker(evictEvery)
+	defer again.Stop()
+	for {
+		s.evict()
+		select {
+		case s.state.slots <- struct{}{}:
+			return true
+		case <-s.state.stopped:
+			return false
+		case <-again.C:
+		}
 	}
 }
+
+// evictEvery is how often a connection that waits for a slot looks for one to close.
+const evictEvery = 10 * time.Millisecond
 
 // evict closes the connection that has been idle longest, if one is idle.
 func (s *Server) evict() {

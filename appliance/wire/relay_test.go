@@ -412,6 +412,23 @@ func TestBlocksComeBackWiped(t *testing.T) {
 	}
 }
 
+func TestCallsComeBackWiped(t *testing.T) {
+	var s Server
+	for _, size := range []int{smallBlock, largeBlock} {
+		k := s.takeCall(&conn{srv: &s})
+		if size > len(k.in.b) {
+			k.in = s.state.buffers.take(size)
+		}
+		in, fields := k.in, append(k.req.Header, Field{"Authorization", "secret"})
+		copy(in.b[100:], "secret")
+		k.req.Header, k.whole, k.id = fields, []byte("secret"), "secret"
+		s.giveCall(k)
+		if bytes.Contains(in.b, []byte("secret")) || fields[0] != (Field{}) || len(k.whole) != 0 || k.id != "" || len(k.in.b) != smallBlock {
+			t.Errorf("a call of %d bytes came back with what it held", size)
+		}
+	}
+}
+
 func TestPipeEndsWithEitherSide(t *testing.T) {
 	a1, a2 := net.Pipe()
 	b1, b2 := net.Pipe()

@@ -295,6 +295,8 @@ var badChunks = map[string]string{
 	"trailer with bare LF":    "3\r\nabc\r\n0\r\nX: y\n\r\n",
 	"trailer with NUL":        "3\r\nabc\r\n0\r\nX: \x00\r\n\r\n",
 	"long trailers":           "3\r\nabc\r\n0\r\n" + strings.Repeat("X: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n", 200) + "\r\n",
+	"other bytes after data":  "3\r\nabcxx0\r\n\r\n",
+	"one byte after data":     "3\r\nabcx0\r\n\r\n",
 	"cut in data":             "5\r\nabc",
 	"cut before the end":      "3\r\nabc\r\n",
 	"cut in the end":          "3\r\nabc\r\n0\r\n",
