@@ -208,6 +208,9 @@ func TestH7AWrongChunkIsWantedAgain(t *testing.T) {
 	word(t, g.Put(0, chunks(2, 4)[0]), refusal.Digest)
 	_, err := g.PutPiece(1, 0, make([]byte, len(all[1])))
 	word(t, err, refusal.Digest)
+	if done, err := g.PutPiece(1, 0, all[1][:500]); done || err != nil {
+		t.Errorf("the first piece of the second try: complete %v, %v", done, err)
+	}
 	if m := g.Missing(); len(m) != 2 {
 		t.Errorf("missing %v", m)
 	}
@@ -552,4 +555,51 @@ func BenchmarkStage8MiB(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Whatever pieces come in whatever order: a chunk is complete when its bytes are the right
+// ones, and never else.
+func FuzzPieces(f *testing.F) {
+	all := chunks(3, 17)
+	f.Add([]byte{0, 0, 255, 1, 0, 255, 2, 0, 255})
+	f.Add([]byte{0, 10, 20, 0, 0, 30, 0, 30, 255, 7, 3, 3})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		s := open(t, t.TempDir(), nil)
+		l := toyLayout(0, all...)
+		g := stage(t, s, l)
+		for ; len(script) >= 3; script = script[3:] {
+			i, off, n := int(script[0]%5)-1, int(script[1])*5, int(script[2])*5
+			data := make([]byte, n) // wrong, unless it is taken from the chunk
+			if i >= 0 && i < 3 && script[0] < 128 && off+n <= len(all[i]) {
+				data = all[i][off : off+n]
+			}
+			done, err := g.PutPiece(i, off, data)
+			if w, ok := refusal.Of(err); err != nil && (!ok || w != refusal.Format && w != refusal.Digest) {
+				t.Fatalf("piece %d %d %d: %v", i, off, n, err)
+			}
+			if done != (i >= 0 && i < 3 && g.Has(i)) {
+				t.Fatalf("piece %d %d %d: complete %v", i, off, n, done)
+			}
+		}
+		for i, c := range all {
+			if !g.Has(i) {
+				continue
+			}
+			if got, err := g.Chunk(i, nil); err != nil || !bytes.Equal(got, c) {
+				t.Fatalf("chunk %d: %v", i, err)
+			}
+		}
+		if len(g.Missing()) > 0 {
+			if err := g.Discard(); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if err := g.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		if err := verify(t, s, l.Bundle); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -612,7 +612,9 @@ func TestG13OneAtATime(t *testing.T) {
 	if err != nil || !opened || r.Phase != OnTrial {
 		t.Fatalf("offer: %+v, %v", r, err)
 	}
+	w.gate.onCompile = func(*bundle.Reader) { t.Error("a bundle was compiled during the trial of another") }
 	w.refuse(candidate(seven), refusal.Busy, 0) // during the trial
+	w.gate.onCompile = nil
 	if r, err := w.offer(six); err != nil || !r.Already || r.Phase != OnTrial || r.ExitCode() != 75 {
 		t.Errorf("the one on trial again: %+v, %v", r, err)
 	}

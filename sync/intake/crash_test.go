@@ -278,7 +278,14 @@ func TestI10CommitsThatGoWrong(t *testing.T) {
 				func() error { _, err := w.offer(s.seven); return err },
 				func() error { _, err := w.desk.Rollback(t.Context(), "test"); return err },
 			} {
+				before, known := w.gate.serves(), w.desk.cur.Load()
 				err := step()
+				if err != nil && w.desk.cur.Load() != known {
+					t.Fatalf("%s: the device believes what is not on its disk, after %v", what, err)
+				}
+				if now := w.gate.serves(); err != nil && now != before {
+					t.Fatalf("%s: serves %q after %v, before %q", what, now, err, before)
+				}
 				if word, coded := refusal.Of(err); err != nil && (!coded || word.Exit() != 12 && word.Exit() != 40 && word.Exit() != 70) {
 					t.Fatalf("%s: %v", what, err)
 				}
