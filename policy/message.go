@@ -27,6 +27,7 @@ type Schema struct {
 	Types      []string    `cbor:"4,keyasint,omitempty"` // media types with a JSON body
 	LogOnly    bool        `cbor:"5,keyasint,omitempty"` // report, do not refuse
 	Defs       []byte      `cbor:"6,keyasint,omitempty"` // "$defs" shared by Parameters and Body
+	Others     []string    `cbor:"7,keyasint,omitempty"` // media types, or "type/*" and "*/*", whose bodies are not checked; the rest is refused
 }
 
 // A Parameter is one checked parameter of an operation.
