@@ -16,7 +16,8 @@ import (
 
 // Phases of a connection. The watch judges a connection by its phase; see watch.go.
 const (
-	phaseIdle   = iota // waits for a request; holds no buffer
+	phaseIdle   = iota // waits for another request; holds no buffer
+	phaseNew           // waits for the first request
 	phaseHead          // reads a head
 	phaseBody          // reads a request body
 	phaseWork          // the handler works
@@ -110,7 +111,7 @@ func (c *conn) rest() bool {
 func (c *conn) wake() bool {
 	for {
 		p := c.phase.Load()
-		if p>>phaseShift != phaseIdle {
+		if p>>phaseShift > phaseNew {
 			return false
 		}
 		if c.phase.CompareAndSwap(p, c.srv.mark(phaseWork, 1)) {

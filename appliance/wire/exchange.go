@@ -1,11 +1,3 @@
-// Package wire is the HTTP engine of the gateway: a strict HTTP/1.1 server half and a
-// synchronous HTTP/1.1 client half of our own, and net/http behind the same interface
-// for HTTP/2.
-//
-// The server half reads requests so that no two readers can disagree about them:
-// whatever is ambiguous is answered 400 before a byte reaches a backend. The client
-// half writes and reads in the caller's goroutine. Neither knows a rule: the gateway
-// decides over an [Exchange].
 package wire
 
 import (

@@ -160,19 +160,20 @@ func (s *Server) admit() bool {
 // evictEvery is how often a connection that waits for a slot looks for one to close.
 const evictEvery = 10 * time.Millisecond
 
-// evict closes the connection that has been idle longest, if one is idle.
+// evict closes the connection that has been idle longest; if none is idle, the oldest one
+// that has not sent a request.
 func (s *Server) evict() {
 	st := &s.state
 	var oldest *conn
+	at := uint64(phaseHead) << phaseShift // idle ones sort before new ones, each by their deadline
 	st.mu.Lock()
-	at := uint64(tickMask)
 	for c := st.conns.next; c != &st.conns; c = c.next {
-		if p := c.phase.Load(); p>>phaseShift == phaseIdle && p&tickMask < at {
-			oldest, at = c, p&tickMask
+		if p := c.phase.Load(); p < at {
+			oldest, at = c, p
 		}
 	}
 	st.mu.Unlock()
-	if oldest != nil && oldest.phase.CompareAndSwap(at|phaseIdle<<phaseShift, phaseDead<<phaseShift) {
+	if oldest != nil && oldest.phase.CompareAndSwap(at, phaseDead<<phaseShift) {
 		st.evicted.Add(1)
 		oldest.nc.Close()
 	}
@@ -185,7 +186,7 @@ func (s *Server) take(nc net.Conn) {
 	c.trusted = s.Trusted != nil && s.Trusted(c.peer.Addr())
 	c.sock.open(nc)
 	c.plain = c.sock.raw != nil && st.tlsConf == nil
-	c.enter(phaseIdle, st.headTicks) // the first request is not waited for as long as later ones
+	c.enter(phaseNew, st.headTicks)
 	if st.tlsConf != nil {
 		c.enter(phaseHead, st.headTicks)
 		c.nc = tls.Server(&hookedConn{nc, func() {
@@ -228,7 +229,7 @@ func (c *conn) serveTLS() {
 		}
 		return
 	}
-	c.enter(phaseIdle, c.srv.state.headTicks)
+	c.enter(phaseNew, c.srv.state.headTicks)
 	c.serve()
 }
 
@@ -297,7 +298,7 @@ func (s *Server) sweep(all bool) {
 	for c := st.conns.next; c != &st.conns; c = c.next {
 		p := c.phase.Load()
 		switch {
-		case p>>phaseShift == phaseIdle && c.phase.CompareAndSwap(p, phaseDead<<phaseShift),
+		case p>>phaseShift <= phaseNew && c.phase.CompareAndSwap(p, phaseDead<<phaseShift),
 			p>>phaseShift == phaseTunnel, all:
 			victims = append(victims, c)
 		}

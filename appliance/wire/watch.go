@@ -57,7 +57,7 @@ func (s *Server) judge(c *conn, p, tick uint64) {
 		return
 	}
 	switch p >> phaseShift {
-	case phaseIdle:
+	case phaseIdle, phaseNew:
 		if c.phase.CompareAndSwap(p, phaseDead<<phaseShift) {
 			c.nc.Close()
 		}
