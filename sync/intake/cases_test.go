@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -121,19 +122,19 @@ func TestA18AnotherTotalAndNoSpace(t *testing.T) {
 		read.r = bytes.NewReader(file)
 		return io.NopCloser(read), nil
 	}}, refusal.NoSpace, 0)
-	if read.n > 2*pieceBytes {
-		t.Errorf("%d bytes were read before the space was looked at", read.n)
+	if n := read.n.Load(); n > 2*pieceBytes {
+		t.Errorf("%d bytes were read before the space was looked at", n)
 	}
 }
 
 type countingReader struct {
 	r io.Reader
-	n int
+	n atomic.Int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	c.n += n
+	c.n.Add(int64(n))
 	return n, err
 }
 
@@ -511,6 +512,26 @@ func TestCompileErrorsAreRememberedAndRetried(t *testing.T) {
 	}
 	w.wantServes(6)
 }
+
+func TestTheSourceIsClosedWhenOfferReturns(t *testing.T) {
+	w := settled(t)
+	for _, file := range [][]byte{w.bundle(6, nil), w.bundle(4, nil), {1, 2, 3}} {
+		var closed atomic.Bool
+		_, _ = w.desk.Offer(t.Context(), Candidate{Open: func() (io.ReadCloser, error) { //nolint:errcheck // whatever it says
+			return closer{bytes.NewReader(file), &closed}, nil
+		}})
+		if !closed.Load() {
+			t.Error("the file is open still")
+		}
+	}
+}
+
+type closer struct {
+	io.Reader
+	closed *atomic.Bool
+}
+
+func (c closer) Close() error { c.closed.Store(true); return nil }
 
 func TestG1ThePulledStick(t *testing.T) {
 	w := settled(t)

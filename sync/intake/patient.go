@@ -23,6 +23,8 @@ type patient struct {
 	read  chan piece    // from the reading goroutine
 	again chan struct{} // asks for the next piece
 	end   chan struct{} // closed: no more
+
+	closed chan struct{} // the source is closed
 	rest  []byte
 	err   error         // that came with rest
 	dead  error         // given up
@@ -39,13 +41,14 @@ type piece struct {
 func newPatient(ctx context.Context, src io.ReadCloser) *patient {
 	p := &patient{
 		ctx: ctx, src: src,
-		read: make(chan piece), again: make(chan struct{}), end: make(chan struct{}),
+		read: make(chan piece), again: make(chan struct{}), end: make(chan struct{}), closed: make(chan struct{}),
 	}
 	go p.pump()
 	return p
 }
 
 func (p *patient) pump() {
+	defer close(p.closed)
 	defer p.src.Close() //nolint:errcheck // only read
 	buf := make([]byte, pieceBytes)
 	for {
@@ -121,5 +124,14 @@ func (p *patient) next() error {
 	}
 }
 
-// Close ends the reading. A read that hangs is left behind.
-func (p *patient) Close() { close(p.end) }
+// Close ends the reading and waits until the source is closed, so that its medium can be
+// unmounted. A read that hangs for longer than a second is left behind.
+func (p *patient) Close() {
+	close(p.end)
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-p.closed:
+	case <-timer.C:
+	}
+}
