@@ -67,6 +67,11 @@ func Read(fsys fs.FS, name string, opt Options, r *source.Report) *Document {
 	if root == nil {
 		return nil
 	}
+	return ReadTree(root, opt, r)
+}
+
+// ReadTree is [Read] for a document that was parsed, and perhaps edited, before.
+func ReadTree(root *source.Node, opt Options, r *source.Report) *Document {
 	d := convert(root, opt, r)
 	if d != nil {
 		check(root, fmt.Sprintf("API %q %s", d.API.Name, d.API.Version), r)

@@ -22,6 +22,7 @@ const (
 	consumersFile = "consumers.yaml"
 	secretsFile   = "secrets.yaml"
 	apisDir       = "apis"
+	overlaysDir   = "overlays"
 )
 
 // A loader holds what is known while a project is read.
@@ -114,10 +115,18 @@ func (l *loader) apis() {
 		found = true
 		name := path.Join(apisDir, e.Name())
 		l.project.Files = append(l.project.Files, name)
-		if d := openapi.Read(l.fsys, name, opt, l.report); d != nil {
+		root := source.Read(l.fsys, name, l.report)
+		if root == nil {
+			continue
+		}
+		if root = l.overlay(root, e.Name()); root == nil {
+			continue
+		}
+		if d := openapi.ReadTree(root, opt, l.report); d != nil {
 			l.join(d)
 		}
 	}
+	l.strayOverlays(entries)
 	if !found {
 		l.report.Add(Finding{Pos: policy.Pos{File: apisDir}, Severity: Error,
 			Message: "no API: want one OpenAPI document per API, .yaml or .json", Hint: "tidectl import openapi FILE adds one"})
