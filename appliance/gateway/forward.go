@@ -49,7 +49,10 @@ func (c *call) prepare() {
 		c.req.Body = c.requestBody(h.Length)
 		c.req.Length = h.Length
 		if h.Length < 0 {
-			c.req.Trailer = c.x.RequestTrailer
+			c.req.Trailer, c.req.Announced = c.x.RequestTrailer, h.Announced
+		}
+		if len(c.charge) == 0 { // the plans are charged by one goroutine
+			c.req.Interrupt = wire.Interrupter(c.x)
 		}
 	}
 }

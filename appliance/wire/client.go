@@ -54,8 +54,8 @@ type Client struct {
 // NewClient returns a client for t. It dials nothing.
 func NewClient(t Target) *Client { return newClient(t) }
 
-// A Request is one try of a call. Its strings are read during Do only; the Body is not
-// used after Do has returned, except by HTTP/2 until the response's body is closed.
+// A Request is one try of a call. Its strings are read during Do only, and so is the Body
+// unless Interrupt is set.
 type Request struct {
 	Method string
 	Base   string // written before Path; a prefix of the target: "/v1" or ""
@@ -69,6 +69,11 @@ type Request struct {
 	Trailer func() Header // asked after Body's EOF; nil: none. Needs Length -1 with HTTP/1.1
 	// Announced names the trailer fields, separated by commas. HTTP/2 sends trailers only if it names one.
 	Announced string
+
+	// Interrupt, when not nil, says that Body may be read in another goroutine until the response's
+	// body is closed, and makes a read that waits fail. HTTP/2 then has both ways open at once, as
+	// gRPC needs; without it the body is read by the caller of Do, before Do returns. See [Interrupter].
+	Interrupt func()
 
 	Upgrade  string // "websocket": asks for a 101
 	Trailers bool   // sends "TE: trailers"

@@ -11,6 +11,7 @@ import (
 // its own, possibly beyond the end of the call. It remembers why it could not be read.
 type upload struct {
 	body         io.Reader
+	interrupt    func()
 	after        func() Header // trailers
 	trailer      http.Header
 	conn, reused atomic.Bool
@@ -45,10 +46,8 @@ func (u *upload) Close() error { return nil }
 
 // end makes sure that the body is not read any more.
 func (u *upload) end() {
-	if i, ok := u.body.(interface{ interrupt() }); ok && !u.mu.TryLock() {
-		i.interrupt()
-		u.mu.Lock()
-	} else if !ok {
+	if !u.mu.TryLock() {
+		u.interrupt()
 		u.mu.Lock()
 	}
 	u.over = true

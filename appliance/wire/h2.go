@@ -289,12 +289,21 @@ func (x *stdCall) RequestTrailer() Header {
 // has both ways open at once, and gRPC needs that.
 type stdBody stdCall
 
-// interrupt makes a read that waits fail.
-func (b *stdBody) interrupt() {
-	b.mu.Lock()
-	b.cut = true
-	_ = b.ctl.SetReadDeadline(past)
-	b.mu.Unlock()
+// interrupt makes a read of the body that waits fail, and later ones.
+func (x *stdCall) interrupt() {
+	x.mu.Lock()
+	x.cut = true
+	_ = x.ctl.SetReadDeadline(past)
+	x.mu.Unlock()
+}
+
+// Interrupter returns what Request.Interrupt should be when the body is x's: not nil if x
+// came by HTTP/2, where another goroutine may read it. x must be the engine's own.
+func Interrupter(x Exchange) func() {
+	if s, ok := x.(*stdCall); ok {
+		return s.interrupt
+	}
+	return nil
 }
 
 func (b *stdBody) Read(p []byte) (int, error) {

@@ -62,14 +62,14 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 		return nil, &TryError{Stage: StageWait, Err: ErrClosed}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	up := &upload{body: r.Body, after: r.Trailer}
+	up := &upload{body: r.Body, interrupt: r.Interrupt, after: r.Trailer}
 	stop := func() bool { return true }
 	if r.Timeout > 0 {
 		stop = time.AfterFunc(r.Timeout, func() { cancel(os.ErrDeadlineExceeded) }).Stop
 	}
 	var resp *http.Response
 	var err error
-	if _, ok := r.Body.(*stdBody); ok || r.Body == nil || r.Length == 0 {
+	if r.Interrupt != nil || r.Body == nil || r.Length == 0 {
 		resp, err = h.t.RoundTrip(h.request(ctx, r, up))
 	} else {
 		resp, err = h.push(ctx, r, up)
@@ -113,7 +113,7 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 // body is read to its end unless the backend fails or answers with other than 1xx and 2xx.
 func (h *h2client) push(ctx context.Context, r *Request, up *upload) (resp *http.Response, err error) {
 	f := newFeed()
-	up.body = f
+	up.body, up.interrupt = f, f.interrupt
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

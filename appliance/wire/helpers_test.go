@@ -98,7 +98,7 @@ func proxy(c *Client) Handler {
 			Length: q.Length, Upgrade: q.Upgrade, Trailers: q.Trailers, Timeout: 10 * time.Second,
 		}
 		if q.Length != 0 {
-			r.Body = x.RequestBody()
+			r.Body, r.Interrupt = struct{ io.Reader }{x.RequestBody()}, Interrupter(x)
 			if q.Length < 0 {
 				r.Trailer, r.Announced = x.RequestTrailer, q.Announced
 			}
