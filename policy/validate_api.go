@@ -124,9 +124,6 @@ func (v *validator) checkAPI(a *API, object string) {
 	if a.MaxBody < 0 {
 		v.add(a.Pos, object, "a body of at most %d bytes", a.MaxBody)
 	}
-	if len(a.Operations) == 0 {
-		v.hint(a.Pos, object, "remove the file from apis, or add paths", "no operations: a gateway has nothing to serve")
-	}
 	v.targets(a, object)
 	shapes := make(map[[2]string]*Operation, len(a.Operations))
 	for i := range a.Operations {
@@ -157,7 +154,7 @@ func (v *validator) nameFaults(from int, object string, op *Operation) {
 
 // targets checks that every operation has an endpoint, or needs none.
 func (v *validator) targets(a *API, object string) {
-	const why, hint = "no endpoint: calls would have nowhere to go", "set x-wso2-production-endpoints"
+	const why, hint = "no endpoint: calls would have nowhere to go", "set x-wso2-production-endpoints in the document, or backend in tide.yaml"
 	fixed := func(t *Transform) bool { return t != nil && t.Fixed != nil }
 	if a.Production|a.Sandbox != 0 || fixed(a.Edit) {
 		return

@@ -108,7 +108,6 @@ func TestFaults(t *testing.T) {
 		{"wildcard with credentials", func(s *Set) { s.APIs[0].CORS = &CORS{Origins: []string{"*"}, Credentials: true} }, `origin "*" with credentials`},
 		{"no origin", func(s *Set) { s.APIs[0].CORS.Origins = nil }, "CORS without any origin"},
 		{"cache", func(s *Set) { s.APIs[0].Cache = &Cache{} }, "a cache of 0 seconds"},
-		{"no operations", func(s *Set) { s.APIs[0].Operations = nil }, "no operations"},
 
 		{"method", func(s *Set) { s.APIs[0].Operations[0].Method = "get" }, `method "get" cannot be served`},
 		{"CONNECT", func(s *Set) { s.APIs[0].Operations[0].Method = "CONNECT" }, `method "CONNECT" cannot be served`},

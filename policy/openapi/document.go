@@ -24,6 +24,9 @@ import (
 type Options struct {
 	// AcceptInterceptors makes the loss of interceptors a warning instead of an error.
 	AcceptInterceptors bool
+	// Backend is the production endpoint of documents that name none: an http or https URL,
+	// or empty. The path of a document's first server, if it has one, is appended.
+	Backend string
 	// Validate is used where a document has no x-tidegate-validate.
 	Validate Validation
 }
@@ -114,6 +117,10 @@ func convert(root *source.Node, opt Options, r *source.Report) *Document {
 	d.securitySchemes()
 	d.apiSecurity(api)
 	d.operations(api)
+	if len(api.Operations) == 0 {
+		d.r.Add(source.Finding{Pos: root.Pos, Severity: source.Warning, Object: d.object,
+			Message: "no operations: nothing of it will be served", Hint: "remove the file from apis, or add paths"})
+	}
 	d.dropped()
 	return d.doc
 }

@@ -339,13 +339,28 @@ func (d *reader) swaggerURL() (*url.URL, policy.Pos) {
 func (d *reader) servers(name string) policy.EndpointRef {
 	u, pos := d.serverURL()
 	if u == nil || u.Host == "" {
-		return 0
+		return d.fallback(name, u, pos)
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	if all := d.root.Value("servers"); all != nil && len(all.List) > 1 {
 		d.r.Dropf(all.List[1].Pos, d.object, "servers after the first: they are alternatives for clients; name those to balance over in %s", productionKey)
 	}
 	g := policy.Endpoints{Name: name, Targets: []policy.Target{{URL: u.String(), Pos: pos}}, Pos: pos}
+	d.doc.Endpoints = append(d.doc.Endpoints, Endpoints{g, false})
+	return policy.EndpointRef(len(d.doc.Endpoints))
+}
+
+// fallback makes the endpoint of a document that names no backend at all from the one of
+// the project, if it has one.
+func (d *reader) fallback(name string, server *url.URL, pos policy.Pos) policy.EndpointRef {
+	if d.opt.Backend == "" {
+		return 0
+	}
+	to := strings.TrimSuffix(d.opt.Backend, "/")
+	if server != nil {
+		to += strings.TrimSuffix(server.EscapedPath(), "/")
+	}
+	g := policy.Endpoints{Name: name, Targets: []policy.Target{{URL: to, Pos: pos}}, Pos: pos}
 	d.doc.Endpoints = append(d.doc.Endpoints, Endpoints{g, false})
 	return policy.EndpointRef(len(d.doc.Endpoints))
 }

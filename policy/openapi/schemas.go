@@ -23,7 +23,7 @@ func (d *reader) schemas(op *policy.Operation, o *source.Object, item *source.No
 	if v.Response {
 		c := d.converter(o.Name, response)
 		s := c.response(o.Node.Value("responses"))
-		s.LogOnly = v.LogOnly
+		s.LogOnly, s.Others = v.LogOnly, nil
 		op.Response = d.addSchema(s, c, op.Pos)
 	}
 }
@@ -59,6 +59,9 @@ func (c *converter) request(op, item *source.Node) policy.Schema {
 			s.Body = c.keep(p.Value("schema"))
 			s.Required = truth(p.Value("required"))
 			s.Types = c.jsonTypes(c.consumes(op))
+			for _, t := range c.consumes(op) {
+				s.Others = union(s.Others, otherTypes(t.Text))
+			}
 			continue
 		case "formData":
 			c.d.r.Dropf(p.Pos, c.object, "form parameters are not checked")
@@ -168,6 +171,7 @@ func (c *converter) content(s *policy.Schema, content *source.Node) {
 	var types []*source.Node
 	var first *source.Node
 	for _, k := range content.All() {
+		s.Others = union(s.Others, otherTypes(k.Name))
 		if !isJSON(k.Name) {
 			continue
 		}
@@ -247,6 +251,15 @@ func (c *converter) jsonTypes(list []*source.Node) []string {
 		out = union(out, []string{t})
 	}
 	return out
+}
+
+// otherTypes returns the media type of a body that passes unchecked, if k stands for one.
+func otherTypes(k string) []string {
+	t, _, err := mime.ParseMediaType(k)
+	if err != nil || isJSON(k) && !strings.Contains(t, "*") {
+		return nil
+	}
+	return []string{t}
 }
 
 // isJSON reports whether a media type is JSON, or may be.

@@ -32,6 +32,7 @@ type loader struct {
 	project  *Project
 	set      *policy.Set
 	validate openapi.Validation
+	backend  string                // of tide.yaml
 	places   map[string]policy.Pos // of what a set holds without its place, by how a fault names it
 	schemas  []openapi.Schema      // like set.Schemas, with places
 	clientCA []apiCertificate
@@ -105,6 +106,7 @@ func (l *loader) apis() {
 	opt := openapi.Options{
 		AcceptInterceptors: slices.Contains(l.project.Tide.AcceptDropped, "interceptors"),
 		Validate:           l.validate,
+		Backend:            l.backend,
 	}
 	found := false
 	for _, e := range entries {

@@ -107,7 +107,7 @@ func TestMistakes(t *testing.T) {
 		{"origin without scheme", map[string]string{"apis/a.yaml": minimalAPI + "x-wso2-cors: {accessControlAllowOrigins: [test.com]}\n"},
 			`apis/a.yaml:2: warning: API "a" 1: CORS: the origin "test.com" has no scheme: no browser will send it`, "write https://test.com"},
 		{"no endpoint", map[string]string{"apis/a.yaml": "openapi: 3.0.0\ninfo: {title: a, version: 1}\npaths: {/x: {get: {responses: {}}}}\n"},
-			`apis/a.yaml:3: error: API "a" 1: GET /x: no endpoint: calls would have nowhere to go`, "set x-wso2-production-endpoints"},
+			`apis/a.yaml:3: error: API "a" 1: GET /x: no endpoint: calls would have nowhere to go`, "set x-wso2-production-endpoints in the document, or backend in tide.yaml"},
 		{"open to all", map[string]string{"apis/a.yaml": minimalAPI + "security: []\n"},
 			`apis/a.yaml:2: warning: API "a" 1: anybody may call every operation`, ""},
 	}

@@ -55,6 +55,11 @@ func (l *loader) tide(o *source.Object) {
 		l.set.Faults = policy.FaultsProblem
 	}
 	l.acceptDropped(o)
+	if l.backend = o.Text("backend"); l.backend != "" {
+		if err := policy.CheckTarget(l.backend); err != nil {
+			o.Errorf("backend", "%v", err)
+		}
+	}
 	l.validation(o)
 	o.Close()
 }

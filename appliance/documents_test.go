@@ -1,0 +1,155 @@
+package appliance_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tidegate/appliance/config"
+	"tidegate/appliance/devicetest"
+	"tidegate/policy"
+	"tidegate/policy/project"
+)
+
+// shared returns the folder of sample documents beside the repository.
+func shared(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../../shared/data/openapi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Skipf("the sample documents are not here: %v", err)
+	}
+	return dir
+}
+
+// projectOf makes a project of one document.
+func projectOf(t *testing.T, document string) *project.Project {
+	t.Helper()
+	dir := t.TempDir()
+	b, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "apis"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"tide.yaml":                       "product: test\nname: test\nbackend: http://127.0.0.1:8080\naccept_dropped: [interceptors, plans]\n",
+		"apis/" + filepath.Base(document): string(b),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, findings := project.Load(os.DirFS(dir))
+	if p == nil {
+		for _, f := range findings {
+			if f.Severity == project.Error {
+				t.Error(f)
+			}
+		}
+		t.FailNow()
+	}
+	return p
+}
+
+// filled is a path of an operation, its parameters filled with texts that differ.
+func filled(template string) string {
+	var b strings.Builder
+	n := 0
+	for rest := template; ; {
+		open := strings.IndexByte(rest, '{')
+		if open < 0 {
+			b.WriteString(rest)
+			break
+		}
+		b.WriteString(rest[:open])
+		n++
+		fmt.Fprintf(&b, "v%d", n)
+		rest = rest[open+strings.IndexByte(rest[open:], '}')+1:]
+	}
+	return strings.Replace(b.String(), "*", "any/thing", 1)
+}
+
+// Every operation of every sample document is served, and each call reaches its own
+// backend under the right path.
+func TestEveryOperationOfEveryDocumentReachesItsBackend(t *testing.T) {
+	dir := shared(t)
+	var docs []string
+	for _, pattern := range []string{"*/*.yaml", "*/*.json"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs = append(docs, found...)
+	}
+	if len(docs) < 10 {
+		t.Fatalf("only %d documents in %s", len(docs), dir)
+	}
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Method+" "+r.URL.EscapedPath())
+	}))
+	defer echo.Close()
+	for _, doc := range docs {
+		t.Run(filepath.Base(doc), func(t *testing.T) {
+			p := projectOf(t, doc)
+			// Each group of backends answers under a path of its own, which the calls must show.
+			d := devicetest.Start(t, devicetest.Options{Config: func(c *config.Config) {
+				c.Endpoints = map[string]config.Endpoint{}
+				for _, e := range p.Set.Endpoints {
+					c.Endpoints[e.Name] = config.Endpoint{URL: []string{echo.URL + "/group-" + config.EnvName(e.Name)}, Password: "of the device"}
+				}
+			}})
+			set := *p.Set
+			set.APIs = append([]policy.API(nil), set.APIs...)
+			want := map[string]string{}
+			for i := range set.APIs {
+				api := &set.APIs[i]
+				api.Operations = append([]policy.Operation(nil), api.Operations...)
+				for k := range api.Operations {
+					op := &api.Operations[k]
+					op.Security, op.Plan = nil, "" // who may call is tested elsewhere
+					ref := op.Production
+					if ref == 0 {
+						ref = api.Production
+					}
+					group := "/group-" + config.EnvName(set.Endpoints[ref-1].Name)
+					want[op.Method+" "+api.BasePath+filled(op.Template)] = op.Method + " " + group + filled(op.Template)
+				}
+				api.Plan = ""
+			}
+			d.Apply(t, &set)
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
+			for call, backend := range want {
+				method, target, _ := strings.Cut(call, " ")
+				r, err := http.NewRequest(method, d.URL(target), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := client.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if method == http.MethodHead {
+					b = []byte(backend)
+				}
+				if resp.StatusCode != http.StatusOK || string(b) != backend {
+					t.Errorf("%s: got %d %s, want %s", call, resp.StatusCode, b, backend)
+				}
+			}
+			t.Logf("%d operations", len(want))
+		})
+	}
+}
