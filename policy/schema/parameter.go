@@ -29,9 +29,9 @@ const (
 // of that.
 type parameter struct {
 	*policy.Parameter
-	*compiled        // nil: anything
-	kinds     kinds  // of the whole
-	items     kinds  // of the elements of a list
+	*compiled       // nil: anything
+	kinds     kinds // of the whole
+	items     kinds // of the elements of a list
 	props     map[string]kinds
 	header    string // canonical name, of InHeader
 }

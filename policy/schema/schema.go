@@ -87,7 +87,10 @@ func (c *Check) Request(call policy.Call, params Params, limit int64) error {
 	if err != nil {
 		return err
 	}
-	if !checked && !c.spec.Required {
+	if !checked {
+		if c.spec.Required && !hasBody(call) {
+			f.add("#", "the body is required")
+		}
 		return f.refuse(400, "Bad Request")
 	}
 	body, err := call.Body(limit)
@@ -97,8 +100,7 @@ func (c *Check) Request(call policy.Call, params Params, limit int64) error {
 	switch {
 	case len(body) == 0 && c.spec.Required:
 		f.add("#", "the body is required")
-	case len(body) == 0 || !checked || c.body == nil:
-	default:
+	case len(body) > 0:
 		c.body.check(&f, body)
 	}
 	return f.refuse(400, "Bad Request")
@@ -116,9 +118,8 @@ func (c *Check) takes(call policy.Call) (checked bool, err error) {
 	case matches(c.spec.Others, t):
 		return false, nil
 	default:
-		body, err := call.Body(0)
-		if err == nil && len(body) == 0 {
-			return true, nil // no body: nothing to take exception to
+		if !hasBody(call) {
+			return true, nil // nothing to take exception to
 		}
 		return false, fault.New(fault.MediaType, fmt.Errorf("media type %q is not described", t))
 	}
@@ -126,6 +127,12 @@ func (c *Check) takes(call policy.Call) (checked bool, err error) {
 		return false, fault.New(fault.MediaType, fmt.Errorf("a body in content coding %q cannot be checked", e))
 	}
 	return true, nil
+}
+
+// hasBody reports whether a call has a body, without reading more of it than that takes.
+func hasBody(call policy.Call) bool {
+	b, err := call.Body(0)
+	return err != nil || len(b) > 0
 }
 
 // describes reports whether a media type is one of the JSON types.
