@@ -3,8 +3,6 @@ package project
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -132,43 +130,18 @@ func (l *loader) revocation(o *source.Object) {
 		until = uint64(t.Unix())
 	}
 	said := 0
-	add := func(kind policy.RevocationKind, sum [32]byte) {
-		l.set.Revoked = append(l.set.Revoked, policy.Revocation{Kind: kind, Hash: [16]byte(sum[:16]), Until: until})
-	}
-	for _, k := range []struct {
-		key  string
-		kind policy.RevocationKind
-	}{
-		{"jti", policy.RevokedID}, {"api_key", policy.RevokedKey}, {"consumer_key", policy.RevokedConsumer},
-		{"application", policy.RevokedApplication}, {"user", policy.RevokedUser},
-	} {
-		if v := o.Text(k.key); v != "" {
-			said++
-			add(k.kind, sha256.Sum256([]byte(v)))
+	for _, word := range policy.RevocationWords {
+		v := o.Text(word)
+		if v == "" {
+			continue
 		}
-	}
-	if v := o.Text("api_key_sha256"); v != "" {
 		said++
-		b, err := hex.DecodeString(v)
-		if err != nil || len(b) != sha256.Size {
-			o.Errorf("api_key_sha256", "want 64 hex digits")
-		} else {
-			add(policy.RevokedKey, [32]byte(b))
+		rs, err := policy.Revoke(word, v, until)
+		if err != nil {
+			o.Errorf(word, "%s", strings.TrimPrefix(err.Error(), word+": "))
+			continue
 		}
-	}
-	if v := o.Text("signature"); v != "" {
-		said++
-		b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(v, "="))
-		if err != nil || len(b) == 0 {
-			o.Errorf("signature", "want the third part of a token, in base64url")
-		} else {
-			add(policy.RevokedSignature, sha256.Sum256(b))
-			// The text does not say which algorithm it was. For ES* the half r counts: (r, n−s)
-			// is as valid as (r, s).
-			if n := len(b); n == 64 || n == 96 || n == 132 {
-				add(policy.RevokedSignature, sha256.Sum256(b[:n/2]))
-			}
-		}
+		l.set.Revoked = append(l.set.Revoked, rs...)
 	}
 	o.Close()
 	if said != 1 {
