@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -281,7 +282,8 @@ func TestConnectionsThatEndedWhileIdleAreNotUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-closed
-	for c.pool.idle[0].sock.readable() == false { // the end is on its way over loopback
+	for !c.pool.idle[0].sock.readable() { // the end is on its way over loopback
+		runtime.Gosched()
 	}
 	if _, _, err := fetchAll(t, c, Request{Method: "POST", Path: "/"}); err != nil {
 		t.Errorf("the dead connection was used: %v", err)

@@ -324,12 +324,9 @@ func (x *stdCall) readBody(p []byte) (int, error) {
 		x.bodyErr = errBodyLimit
 		return 0, x.bodyErr
 	}
-	x.mu.Lock()
-	if !x.cut {
-		_ = x.ctl.SetReadDeadline(time.Now().Add(x.s.state.limits.BodyStall))
-	}
-	x.mu.Unlock()
+	x.readBy(time.Now().Add(x.s.state.limits.BodyStall))
 	n, err := x.r.Body.Read(p)
+	x.readBy(time.Time{})
 	in := x.in.Add(int64(n))
 	switch {
 	case x.limit > 0 && in > x.limit:
@@ -343,6 +340,24 @@ func (x *stdCall) readBody(p []byte) (int, error) {
 		x.bodyErr = bodyError(err)
 	}
 	return n, x.bodyErr
+}
+
+// readBy sets the deadline of a read, or takes it away: net/http's deadlines strike also while
+// nobody reads or writes, and a stream may be quiet for as long as it likes.
+func (x *stdCall) readBy(t time.Time) {
+	x.mu.Lock()
+	if !x.cut {
+		_ = x.ctl.SetReadDeadline(t)
+	}
+	x.mu.Unlock()
+}
+
+// writes runs one write under the limit for clients that do not read.
+func (x *stdCall) writes(f func() error) error {
+	_ = x.ctl.SetWriteDeadline(time.Now().Add(x.s.state.limits.WriteStall))
+	x.werr = f()
+	_ = x.ctl.SetWriteDeadline(time.Time{})
+	return x.werr
 }
 
 func (x *stdCall) Start(status int, h Header, length int64) error {
@@ -388,10 +403,12 @@ func (x *stdCall) Write(p []byte) (int, error) {
 	case x.silent:
 		return len(p), nil
 	}
-	_ = x.ctl.SetWriteDeadline(time.Now().Add(x.s.state.limits.WriteStall))
-	n, err := x.w.Write(p)
+	n := 0
+	err := x.writes(func() (err error) {
+		n, err = x.w.Write(p)
+		return err
+	})
 	x.out.Add(int64(n))
-	x.werr = err
 	return n, err
 }
 
@@ -402,8 +419,7 @@ func (x *stdCall) Flush() error {
 	if !x.started || x.werr != nil {
 		return x.werr
 	}
-	x.werr = x.ctl.Flush()
-	return x.werr
+	return x.writes(x.ctl.Flush)
 }
 
 // finish sends the trailers, or resets the stream.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -131,6 +132,44 @@ func TestSlowClientsAreEnded(t *testing.T) {
 	c = dial(t, addr) // never reads
 	_, _ = io.WriteString(c, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
 	<-gone
+}
+
+func TestQuietStreamsAreNotSlowOnes(t *testing.T) {
+	conf, client := testTLS(t)
+	lim := slow()
+	lim.IdleTime = time.Minute
+	pause := 4 * lim.WriteStall
+	s := &Server{TLSConfig: conf, Limits: lim, Handler: handlerFunc(func(x Exchange) {
+		_ = x.Start(200, nil, -1)
+		b := make([]byte, 5)
+		for range 2 { // each of the limits passes between reads and between writes
+			if _, err := io.ReadFull(x.RequestBody(), b); err != nil {
+				t.Errorf("%s: read: %v", x.Head().Proto, err)
+				return
+			}
+			<-time.After(pause)
+			if _, err := x.Write(b); err != nil || x.Flush() != nil {
+				t.Errorf("%s: write: %v", x.Head().Proto, err)
+				return
+			}
+			<-time.After(pause)
+		}
+	})}
+	addr := start(t, s)
+	for _, h2 := range []bool{false, true} {
+		tr := &http.Transport{TLSClientConfig: client.Clone(), ForceAttemptHTTP2: h2}
+		r, _ := http.NewRequest("POST", "https://"+addr+"/", strings.NewReader("12345abcde"))
+		resp, err := tr.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if string(got) != "12345abcde" || err != nil {
+			t.Errorf("%s: got %q %v", resp.Proto, got, err)
+		}
+		resp.Body.Close()
+		tr.CloseIdleConnections()
+	}
 }
 
 func TestBodiesBelowTheLeastRateAreEnded(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,7 @@ func TestPoolIsBounded(t *testing.T) {
 		third <- err
 	}()
 	for c.Stats().Waiting == 0 {
+		runtime.Gosched()
 	}
 	_, _, err := fetchAll(t, c, Request{Path: "/"})
 	if !errors.Is(err, ErrBusy) || !NeverSent(err) {
