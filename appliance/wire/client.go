@@ -27,8 +27,10 @@ type Target struct {
 	MaxActive   int           // connections (HTTP/1.1) in use; default 1,024
 	MaxIdle     int           // connections kept; default 64
 	MaxWaiting  int           // calls waiting for a connection at MaxActive; default 0: none waits
+	WaitTime    time.Duration // longest time a call waits for one; default DialTimeout
 	DialTimeout time.Duration // of resolve, connect, proxy and TLS together; default 5 s
 	IdleTime    time.Duration // a kept connection is not used after; default 30 s
+	MaxAge      time.Duration // since the dial, after which a connection is not kept, so that Addr is resolved again; default: no bound
 	HeaderBytes int           // of a response head and of trailers; default 64 KiB
 	WriteStall  time.Duration // longest time one write may block; default 30 s
 
@@ -40,8 +42,9 @@ type Target struct {
 
 // A Proxy is an HTTP proxy for outbound connections.
 type Proxy struct {
-	Addr          string // host:port
-	Authorization string // value of Proxy-Authorization; "" for none
+	Addr          string      // host:port
+	TLS           *tls.Config // nil: the proxy is spoken to in plain; without ServerName, the host of Addr is verified
+	Authorization string      // value of Proxy-Authorization; "" for none
 }
 
 // A Client keeps connections to one Target. All methods are safe for concurrent use.

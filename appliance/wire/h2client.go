@@ -10,30 +10,41 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
 // An h2client speaks HTTP/2 by net/http: over TLS, or with prior knowledge (h2c).
 type h2client struct {
 	c      *Client
-	t      *http.Transport
 	scheme string
+
+	mu   sync.Mutex
+	t    *http.Transport
+	born time.Time // of t
 }
 
 func newH2Client(c *Client) *h2client {
-	t := c.target
+	h := &h2client{c: c, scheme: "http", born: time.Now()}
+	if c.target.TLS != nil {
+		h.scheme = "https"
+	}
+	h.t = h.newTransport()
+	return h
+}
+
+func (h *h2client) newTransport() *http.Transport {
+	t := h.c.target
 	var protocols http.Protocols
-	scheme := "http"
 	if t.TLS != nil {
-		scheme = "https"
 		protocols.SetHTTP2(true)
 		protocols.SetHTTP1(true)
 	} else {
 		protocols.SetUnencryptedHTTP2(true)
 	}
-	return &h2client{c, &http.Transport{
+	return &http.Transport{
 		Proxy:                  nil, // the environment is never read
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialPlain(ctx) },
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return h.c.dialPlain(ctx) },
 		TLSClientConfig:        t.TLS,
 		TLSHandshakeTimeout:    t.DialTimeout,
 		DisableCompression:     true, // no Accept-Encoding of our own, nothing unpacked
@@ -48,7 +59,26 @@ func newH2Client(c *Client) *h2client {
 			MaxReceiveBufferPerStream:     64 << 10,
 			WriteByteTimeout:              t.WriteStall,
 		},
-	}, scheme}
+	}
+}
+
+// transport returns what new calls go through. After MaxAge it is another one, so that
+// they go over a new connection; calls on the old ones finish there.
+func (h *h2client) transport() *http.Transport {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if age := h.c.target.MaxAge; age > 0 && time.Since(h.born) > age {
+		h.t.CloseIdleConnections()
+		h.t, h.born = h.newTransport(), time.Now()
+	}
+	return h.t
+}
+
+// closeIdle closes the connections that no call uses.
+func (h *h2client) closeIdle() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.t.CloseIdleConnections()
 }
 
 func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
@@ -70,7 +100,7 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 	var resp *http.Response
 	var err error
 	if r.Interrupt != nil || r.Body == nil || r.Length == 0 {
-		resp, err = h.t.RoundTrip(h.request(ctx, r, up))
+		resp, err = h.transport().RoundTrip(h.request(ctx, r, up))
 	} else {
 		resp, err = h.push(ctx, r, up)
 	}
@@ -117,7 +147,7 @@ func (h *h2client) push(ctx context.Context, r *Request, up *upload) (resp *http
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		resp, err = h.t.RoundTrip(h.request(ctx, r, up))
+		resp, err = h.transport().RoundTrip(h.request(ctx, r, up))
 		if err != nil || resp.StatusCode >= 300 {
 			close(f.stop)
 		}

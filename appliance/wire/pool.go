@@ -31,6 +31,7 @@ func newClient(t Target) *Client {
 	orDefault(&t.MaxActive, 1024)
 	orDefault(&t.MaxIdle, 64)
 	orDefault(&t.DialTimeout, 5*time.Second)
+	orDefault(&t.WaitTime, t.DialTimeout)
 	orDefault(&t.IdleTime, 30*time.Second)
 	orDefault(&t.HeaderBytes, 64<<10)
 	orDefault(&t.WriteStall, 30*time.Second)
@@ -42,6 +43,12 @@ func newClient(t Target) *Client {
 		if t.Protocol == HTTP1 && t.TLS.NextProtos == nil {
 			t.TLS.NextProtos = []string{"http/1.1"}
 		}
+	}
+	if p := t.Proxy; p != nil && p.TLS != nil && p.TLS.ServerName == "" {
+		q := *p
+		q.TLS = p.TLS.Clone()
+		q.TLS.ServerName, _, _ = net.SplitHostPort(p.Addr)
+		t.Proxy = &q
 	}
 	c := &Client{target: t}
 	if t.Protocol == HTTP2 {
@@ -107,7 +114,7 @@ func (c *Client) get(ctx context.Context) (*clientConn, error) {
 
 // wait waits for a connection or, when it gets nil, the right to dial one.
 func (c *Client) wait(ctx context.Context, ch chan *clientConn) (*clientConn, error) {
-	t := time.NewTimer(c.target.DialTimeout)
+	t := time.NewTimer(c.target.WaitTime)
 	defer t.Stop()
 	var err error
 	select {
@@ -148,11 +155,17 @@ func (c *Client) put(cc *clientConn) {
 	now := time.Now()
 	cc.since, cc.reused = now, true
 	var old *clientConn
+	aged := c.target.MaxAge > 0 && now.Sub(cc.born) > c.target.MaxAge
 	p.mu.Lock()
 	switch {
-	case p.closed:
+	case p.closed, aged && len(p.waiting) == 0:
 		p.active--
 		old = cc
+	case aged:
+		ch := p.waiting[0]
+		p.waiting = p.waiting[1:]
+		old = cc
+		ch <- nil
 	case len(p.waiting) > 0:
 		ch := p.waiting[0]
 		p.waiting = p.waiting[1:]
@@ -202,7 +215,7 @@ func (c *Client) close() {
 		close(ch)
 	}
 	if c.h2 != nil {
-		c.h2.t.CloseIdleConnections()
+		c.h2.closeIdle()
 	}
 }
 
@@ -262,6 +275,14 @@ func (c *Client) dialPlain(ctx context.Context) (net.Conn, error) {
 	nc, err := dial(ctx, "tcp", c.target.Proxy.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if p := c.target.Proxy; p.TLS != nil {
+		t := tls.Client(nc, p.TLS)
+		if err := t.HandshakeContext(ctx); err != nil {
+			nc.Close()
+			return nil, fmt.Errorf("tls handshake with proxy %s: %w", p.Addr, err)
+		}
+		nc = t
 	}
 	if err := c.connect(ctx, nc); err != nil {
 		nc.Close()

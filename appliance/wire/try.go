@@ -17,6 +17,7 @@ type clientConn struct {
 	sock   socket
 	plain  bool      // what is readable is HTTP, not TLS
 	reused bool      // has served a call
+	born   time.Time // dialed
 	since  time.Time // in the pool since
 
 	in            *block
@@ -42,12 +43,15 @@ type clientConn struct {
 }
 
 func newClientConn(c *Client, nc net.Conn) *clientConn {
-	cc := &clientConn{client: c, nc: nc}
+	cc := &clientConn{client: c, nc: nc, born: time.Now()}
 	raw := nc
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		raw = t.NetConn()
-	} else {
-		cc.plain = true
+	cc.plain = true
+	for { // TLS, perhaps within TLS to a proxy
+		t, ok := raw.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		raw, cc.plain = t.NetConn(), false
 	}
 	cc.sock.open(raw)
 	return cc
