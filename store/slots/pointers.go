@@ -18,6 +18,9 @@ type Pointers struct {
 	// Active is what serves when no trial runs: Good, or Older after Good did not load or
 	// was not allowed any more.
 	Active Digest `cbor:"5,keyasint"`
+
+	// Since is the time floor when Good was confirmed, in seconds since 1970.
+	Since uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 // Serving returns the bundle that serves, zero for none.

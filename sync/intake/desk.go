@@ -183,7 +183,8 @@ type Status struct {
 	Device   trust.Device
 	Locked   error // why updates are refused as a whole, or nil
 	Alarms   map[refusal.Word]string
-	Last     Report // the newest outcome, of a candidate or a trial
+	Age      time.Duration // of the last known good bundle on this device, by the time floor
+	Last     Report        // the newest outcome, of a candidate or a trial
 	Warnings trust.Warnings
 }
 
@@ -201,6 +202,12 @@ func (d *Desk) Status() Status {
 	}
 	if r := st.Root(); r != nil {
 		s.Root, s.Domain = r.Version, r.Domain
+	}
+	if since := m.ptr.Since; since != 0 && s.Floor.Unix > since {
+		s.Age = time.Duration(s.Floor.Unix-since) * time.Second //nolint:gosec // far below 292 years
+		if s.Age > staleAfter {
+			s.Warnings = append(s.Warnings, refusal.New(refusal.WarnStale, "no newer bundle was confirmed for %d days", s.Age/(24*time.Hour)))
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -235,11 +235,16 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 	}
 	j.m = m
 	r.describe(m)
+	serving := trust.Digest(d.servingDigest())
+	if _, failed := state.Failure(m.Digest()); failed {
+		// It failed its trial and serves, if it does, for want of another: that is not installed.
+		serving = trust.Digest{}
+	}
 	if retry {
 		state = state.Forgive(m.Digest())
 	}
 	verdict, warnings, err := state.Judge(m.Offer(), state.Device(d.o.Device, d.o.Hardware, d.o.Version), trust.Moment{
-		Floor: floor, Wall: max(unix(d.o.Clock.Wall()), 1), Serving: trust.Digest(d.servingDigest()),
+		Floor: floor, Wall: max(unix(d.o.Clock.Wall()), 1), Serving: serving,
 	})
 	r.Warnings = append(r.Warnings, warnings...)
 	if err != nil {

@@ -25,11 +25,11 @@ type patient struct {
 	end   chan struct{} // closed: no more
 
 	closed chan struct{} // the source is closed
-	rest  []byte
-	err   error         // that came with rest
-	dead  error         // given up
-	got   int           // bytes and time of waiting since the last 64 KiB
-	waits time.Duration //
+	rest   []byte
+	err    error         // that came with rest
+	dead   error         // given up
+	got    int           // bytes and time of waiting since the last 64 KiB
+	waits  time.Duration //
 }
 
 type piece struct {

@@ -25,7 +25,9 @@ const (
 
 	keepEvery  = 10 * time.Minute      // the time floor is stored
 	cacheUntil = 7 * 24 * time.Hour    // of running, for what was staged and not activated
+	scrubFirst = time.Hour             // of running; a device that is off every night scrubs too
 	scrubEvery = 7 * 24 * time.Hour    // of running
+	staleAfter = 90 * 24 * time.Hour   // without a newer bundle, before a warning
 	scrubPace  = 20 * time.Millisecond // between two chunks: 1 GiB takes 20 s
 )
 
@@ -144,7 +146,7 @@ func (d *Desk) Run(ctx context.Context) error {
 	defer round.Stop()
 	keep := time.NewTicker(keepEvery)
 	defer keep.Stop()
-	scrub := time.NewTicker(scrubEvery)
+	scrub := time.NewTimer(scrubFirst)
 	defer scrub.Stop()
 	cache := time.NewTicker(cacheUntil)
 	defer cache.Stop()
@@ -173,6 +175,7 @@ func (d *Desk) Run(ctx context.Context) error {
 		case <-keep.C:
 			d.keepTime()
 		case <-scrub.C:
+			scrub.Reset(scrubEvery)
 			scrubbing.Go(func() { d.scrub(ctx) })
 		case <-cache.C:
 			d.dropCache()
@@ -310,6 +313,7 @@ func (d *Desk) confirm(t *trial, source string) error {
 	}
 	next.ptr.Good, next.ptr.Active = g, g
 	next.ptr.Trial, next.ptr.Attempts = slots.Digest{}, 0
+	next.ptr.Since = next.state.Floor().Unix
 	if err := d.commit("confirm", next, d.entry(audit.Confirmed, source, g[:], "", fmt.Sprintf("bundle %d", t.m.Seq))); err != nil {
 		return err
 	}

@@ -362,6 +362,37 @@ func TestD10TheFloorRisesWithPoweredOnTime(t *testing.T) {
 	})
 }
 
+func TestAnOldBundleIsSaidToBeStale(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		pass(89 * 24 * time.Hour)
+		if s := w.desk.Status(); len(s.Warnings) != 0 || s.Age < 88*24*time.Hour {
+			t.Errorf("after 89 days: age %v, warnings %v", s.Age, s.Warnings)
+		}
+		pass(2 * 24 * time.Hour)
+		if s := w.desk.Status(); !has(s.Warnings, refusal.WarnStale) {
+			t.Errorf("after 91 days: age %v, warnings %v", s.Age, s.Warnings)
+		}
+		w.confirm(w.bundle(6, nil))
+		if s := w.desk.Status(); len(s.Warnings) != 0 || s.Age > time.Hour {
+			t.Errorf("after a new bundle: age %v, warnings %v", s.Age, s.Warnings)
+		}
+	})
+}
+
+func TestTheShelfIsScrubbedWhileTheDeskRuns(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		pass(2 * time.Hour)
+		if a := w.desk.Status().Alarms; len(a) != 0 {
+			t.Errorf("alarms %v", a)
+		}
+		w.rot(4)
+		pass(8 * 24 * time.Hour)
+		if w.desk.Status().Alarms[refusal.Digest] == "" {
+			t.Error("no alarm within a week")
+		}
+	})
+}
+
 func TestG3G4SlowSourcesAndDeadOnes(t *testing.T) {
 	for name, read := range map[string]func(end chan struct{}) io.Reader{
 		"1 KiB a second": func(chan struct{}) io.Reader { return &trickle{each: 1 << 10, every: time.Second} },
