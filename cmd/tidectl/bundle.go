@@ -243,10 +243,12 @@ func (a *app) bundleDiffCommand() *cobra.Command {
 			}
 			added, removed := difference(newRoutes, oldRoutes), difference(oldRoutes, newRoutes)
 			if a.json {
-				return a.JSON(map[string]any{"same": c.None(), "fields": c.Fields, "added": c.Added, "removed": c.Removed, "changed": c.Changed, "routes_added": added, "routes_removed": removed, "new_bytes": c.StoredBytes})
+				return a.JSON(map[string]any{"same": c.None(), "from_seq": from.Manifest.Seq, "to_seq": to.Manifest.Seq, "fields": c.Fields, "added": c.Added, "removed": c.Removed, "changed": c.Changed, "routes_added": added, "routes_removed": removed, "new_bytes": c.StoredBytes})
 			}
+			fmt.Fprintf(a.Out, "bundle  %d.%d of %s/%s → %d.%d of %s/%s (epoch.seq)\n", from.Manifest.Epoch, from.Manifest.Seq, from.Manifest.Product, from.Manifest.Channel,
+				to.Manifest.Epoch, to.Manifest.Seq, to.Manifest.Product, to.Manifest.Channel)
 			if c.None() {
-				a.Say("the same content and the same manifest")
+				a.Say("the same content; only number and time differ")
 				return nil
 			}
 			for _, l := range []struct {
@@ -347,6 +349,14 @@ func (a *app) bundleSignCommand() *cobra.Command {
 				var err error
 				if want, err = bundle.ParseDigest(expect); err != nil {
 					return err
+				}
+				got, err := digestOfFile(args[0])
+				if err != nil {
+					return err
+				}
+				if bundle.Digest(got) != want {
+					return refusal.About(args[0], refusal.New(refusal.Digest, "the bundle has digest %s, expected is %s", got, want).
+						WithHint("look at what changed: tidectl bundle diff"))
 				}
 			}
 			if out == "" {
