@@ -1,25 +1,25 @@
 package project
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/route"
+	"tidegate/policy/schema"
 	"tidegate/policy/throttle"
+	"tidegate/policy/transform"
 )
 
 // check holds the whole set against what a device will ask of it.
 func (l *loader) check() {
 	l.checkSecrets()
 	l.checkSchemas()
+	l.checkTransforms()
 	l.warn()
 	l.warnBlocks()
 	l.warnOverrides()
@@ -154,13 +154,6 @@ func (l *loader) warnBlocks() {
 	}
 }
 
-// refuse keeps schemas from reading files or the network.
-type refuse struct{}
-
-func (refuse) Load(url string) (any, error) {
-	return nil, fmt.Errorf("reference out of the document: %s", url)
-}
-
 // maxSchemas bounds the schemas of a project, in bytes. Compiled they need several times that.
 const maxSchemas = 16 << 20
 
@@ -178,37 +171,34 @@ func (l *loader) checkSchemas() {
 	}
 	for i := range l.schemas {
 		s := &l.schemas[i]
-		for _, p := range s.Parameters {
-			l.compileSchema(p.Schema, s.Defs, s.Pos, fmt.Sprintf("%s: parameter %q", s.Object, p.Name))
+		_, err := schema.New(&s.Schema)
+		for _, e := range unwrap(err) {
+			l.report.Errorf(s.Pos, s.Object, "schema: %v", e)
 		}
-		l.compileSchema(s.Body, s.Defs, s.Pos, s.Object+": body")
 	}
 }
 
-func (l *loader) compileSchema(schema, defs []byte, pos policy.Pos, object string) {
-	if schema == nil {
-		return
-	}
-	const name = "urn:tidegate:schema"
-	doc := schema
-	if defs != nil && bytes.Contains(schema, []byte(`"$ref"`)) {
-		doc = fmt.Appendf(nil, `{"$defs":%s,"allOf":[%s]}`, defs, schema)
-	}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(refuse{})
-	c.DefaultDraft(jsonschema.Draft2020)
-	c.AssertFormat()
-	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
-	if err == nil {
-		err = c.AddResource(name, v)
-	}
-	if err == nil {
-		_, err = c.Compile(name)
-	}
-	if err != nil {
-		text := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), name, "")), " ")
-		l.report.Errorf(pos, object, "schema: %s", text)
+// checkTransforms compiles every edit as a device does.
+func (l *loader) checkTransforms() {
+	for i := range l.set.APIs {
+		a := &l.set.APIs[i]
+		object := fmt.Sprintf("API %q %s", a.Name, a.Version)
+		for _, e := range unwrap(transform.Check(editOf(a.Edit))) {
+			l.report.Errorf(a.Pos, object, "x-tidegate-transform: %v", e)
+		}
+		for k := range a.Operations {
+			op := &a.Operations[k]
+			for _, e := range unwrap(transform.CheckFor(editOf(op.Edit), op.Template)) {
+				l.report.Errorf(op.Pos, object+": "+op.Method+" "+op.Template, "x-tidegate-transform: %v", e)
+			}
+		}
 	}
 }
 
-var _ jsonschema.URLLoader = refuse{}
+// editOf returns t, or an empty one for none.
+func editOf(t *policy.Transform) *policy.Transform {
+	if t == nil {
+		return new(policy.Transform)
+	}
+	return t
+}

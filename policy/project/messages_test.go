@@ -1,0 +1,43 @@
+package project
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+func TestMistakesOfSchemasAndTransformsAreTold(t *testing.T) {
+	doc := `openapi: 3.0.3
+info: {title: a, version: "1"}
+x-wso2-basePath: /a
+x-wso2-production-endpoints: {urls: [http://127.0.0.1:9]}
+x-tidegate-transform: {request: {headers: {set: {X: "{cookie.x}"}}}}
+paths:
+  /b/{id}:
+    get:
+      x-auth-type: None
+      x-tidegate-validate: true
+      x-tidegate-transform: {request: {path: "/c/{path.nope}"}}
+      parameters: [{name: id, in: path, required: true, style: matrix, schema: {type: string}}]
+      responses: {"200": {description: yes}}
+`
+	_, found := Load(fstest.MapFS{
+		"tide.yaml":   {Data: []byte("product: p\nname: n\n")},
+		"apis/a.yaml": {Data: []byte(doc)},
+	})
+	var text strings.Builder
+	for _, f := range found {
+		if f.Severity == Error {
+			text.WriteString(f.String() + "\n")
+		}
+	}
+	for _, want := range []string{
+		"x-tidegate-transform: request headers: X: unknown placeholder {cookie.x}",
+		"x-tidegate-transform: {path.nope}: the path /b/{id} has no such parameter",
+		`schema: parameter "id": style "matrix" is not supported here`,
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("not told: %s\n%s", want, text.String())
+		}
+	}
+}
