@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tidegate/policy/source"
 )
 
 // Over returns fsys as it would be after the changes, to be judged before anything is written.
@@ -20,11 +22,6 @@ func (c *Changes) Over(fsys fs.FS) fs.FS {
 		s.files[name] = nil
 	}
 	return s
-}
-
-// With returns c with one more file to be judged. The changes themselves stay.
-func (c *Changes) With(f File) *Changes {
-	return &Changes{Write: append(slices.Clone(c.Write), f), Remove: c.Remove, Objects: c.Objects}
 }
 
 // staged is a file system with some files replaced; nil: removed.
@@ -77,3 +74,59 @@ func (i stagedInfo) Mode() fs.FileMode  { return i.mode }
 func (i stagedInfo) ModTime() time.Time { return time.Time{} }
 func (i stagedInfo) IsDir() bool        { return i.mode.IsDir() }
 func (i stagedInfo) Sys() any           { return nil }
+
+// Judged is [Changes.Over] with the losses accepted that an import reports: what is still
+// wrong with that project is wrong with what was imported.
+func (c *Changes) Judged(fsys fs.FS) (fs.FS, error) {
+	over := c.Over(fsys)
+	b, err := fs.ReadFile(over, "tide.yaml")
+	if err != nil {
+		return nil, err
+	}
+	f, err := openYAML("tide.yaml", b)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.put(&Entry{Kind: KindSetting, ID: "accept_dropped", Value: texts([]string{"interceptors", "plans"})}); err != nil {
+		return nil, err
+	}
+	if b, err = f.bytes(); err != nil {
+		return nil, err
+	}
+	s := over.(staged)
+	s.files["tide.yaml"] = b
+	return s, nil
+}
+
+// KnownPlans returns the plans that a project defines, as "kind name", but those that the
+// last import wrote of kinds that this one fetched again.
+func KnownPlans(fsys fs.FS, old *Lock, unfetched []string) []string {
+	b, err := fs.ReadFile(fsys, "policies.yaml")
+	if err != nil {
+		return nil
+	}
+	var quiet source.Report
+	root := source.Parse("policies.yaml", b, &quiet)
+	imported := map[string]bool{}
+	if old != nil {
+		for _, l := range old.Objects {
+			imported[l.Kind+" "+l.Name] = !slices.Contains(unfetched, l.Kind)
+		}
+	}
+	var out []string
+	add := func(kind string, m *source.Node) {
+		for _, k := range m.All() {
+			if name := kind + " " + k.Name; !imported[name] {
+				out = append(out, name)
+			}
+		}
+	}
+	for _, kind := range []string{KindResource, KindSubscription, KindApplication, KindCustom} {
+		l := root.At(places[kind].path...)
+		add(kind, l)
+		for _, m := range nodes(l) {
+			add(kind, m)
+		}
+	}
+	return out
+}

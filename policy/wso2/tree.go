@@ -193,7 +193,7 @@ func writeCanonical(b *bytes.Buffer, n *source.Node, without []string) {
 }
 
 // plainText is a text that YAML reads back as the same text without quotes.
-var plainText = regexp.MustCompile(`^[A-Za-z_/$][A-Za-z0-9_./$@+-]*( [A-Za-z0-9_./$@+-]+)*$`)
+var plainText = regexp.MustCompile(`^[A-Za-z_/$][A-Za-z0-9_./$@+-]*([ :]?[A-Za-z0-9_./$@+&-]+)*$`)
 
 var yamlWords = []string{"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 

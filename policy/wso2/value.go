@@ -13,10 +13,9 @@ import (
 // An Object is one JSON object of a reply, or one mapping of an archive's file. Fields
 // that are absent or null are zero; unknown fields are ignored.
 type Object struct {
-	from  string // the call or file, for messages
-	path  string // JSON path in it
-	node  *source.Node
-	files map[string][]byte // files beside it, of an archive
+	from string // the call or file, for messages
+	path string // JSON path in it
+	node *source.Node
 }
 
 // Text returns a scalar field as written, "" when it is absent.
@@ -27,18 +26,6 @@ func (o Object) Text(names ...string) string {
 		}
 	}
 	return ""
-}
-
-// With returns o with the value of a field taken from other.
-func (o Object) With(field string, other Object) Object {
-	v := other.node.Value(field)
-	if v == nil {
-		return o
-	}
-	n := clone(o.node)
-	set(n, field, v)
-	o.node = n
-	return o
 }
 
 // Has reports whether the field is there and not null.

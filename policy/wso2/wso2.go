@@ -15,6 +15,7 @@ package wso2
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"tidegate/policy/source"
@@ -89,6 +90,16 @@ const (
 	KindAuth         = "authentication setting"
 	KindSetting      = "setting"
 )
+
+// Kinds returns every kind of imported object.
+func Kinds() []string {
+	out := []string{KindAPI, KindFile}
+	for k := range places {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
 
 // A Result is a project as the export would have it.
 type Result struct {

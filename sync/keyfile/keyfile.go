@@ -66,21 +66,29 @@ func (k Key) Marshal(passphrase []byte) ([]byte, error) {
 		block.Bytes = seed
 		return pem.EncodeToMemory(block), nil
 	}
+	if err := seal(block, seed, passphrase); err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(block), nil
+}
+
+// seal fills a block with a secret that a passphrase opens. The type of the block is bound in.
+func seal(block *pem.Block, secret, passphrase []byte) error {
 	salt := make([]byte, 16)
 	nonce := make([]byte, chacha20poly1305.NonceSizeX)
 	if _, err := rand.Read(salt); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := rand.Read(nonce); err != nil {
-		return nil, err
+		return err
 	}
 	block.Headers["Kdf"] = fmt.Sprintf("%s t=%d m=%d p=1 salt=%s", kdfName, costTime, costMemory, base64.RawStdEncoding.EncodeToString(salt))
 	aead, err := chacha20poly1305.NewX(argon2.IDKey(passphrase, salt, costTime, costMemory, 1, chacha20poly1305.KeySize))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	block.Bytes = append(nonce, aead.Seal(nil, nonce, seed, []byte(blockType))...)
-	return pem.EncodeToMemory(block), nil
+	block.Bytes = append(nonce, aead.Seal(nil, nonce, secret, []byte(block.Type))...)
+	return nil
 }
 
 // Sealed reports whether the key file b needs a passphrase. It is false for what is no key file.
@@ -135,11 +143,11 @@ func open(block *pem.Block, passphrase []byte) ([]byte, error) {
 		return nil, refusal.New(refusal.Key, "wrong passphrase, or the file is damaged")
 	}
 	nonce, sealed := block.Bytes[:aead.NonceSize()], block.Bytes[aead.NonceSize():]
-	seed, err := aead.Open(nil, nonce, sealed, []byte(blockType))
+	secret, err := aead.Open(nil, nonce, sealed, []byte(block.Type))
 	if err != nil {
 		return nil, refusal.New(refusal.Key, "wrong passphrase, or the file is damaged")
 	}
-	return seed, nil
+	return secret, nil
 }
 
 func number(field, prefix string, limit uint32) (uint32, error) {
