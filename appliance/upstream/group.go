@@ -9,6 +9,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -29,11 +30,19 @@ type Group struct {
 	name    string
 	spec    *policy.Endpoints
 	timeout time.Duration
-	targets []*target
-	order   []int // round robin with weights: indexes into targets
+	members atomic.Pointer[members]
 	turn    atomic.Uint32
 	auth    authorizer
 	budget  *budget
+	srv     *discovery // nil: every target has an address
+}
+
+// members are the targets of a group at one time. They are immutable.
+type members struct {
+	targets []*target
+	// tiers are indexes into targets, in the order of turns; a tier is used while one of it
+	// takes calls, else the next. Only SRV records of several priorities make more than one.
+	tiers [][]int
 }
 
 // A Call is what [Group.Do] needs to know besides the request.
@@ -59,40 +68,72 @@ func (g *Group) Name() string { return g.name }
 // Errors are [ErrTimeout], [*NoneError] and [ErrBroken], or the context's.
 func (g *Group) Do(ctx context.Context, req *wire.Request, call Call) (*wire.Response, Result, error) {
 	var res Result
-	if g.spec.Overall > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, g.spec.Overall)
-		defer cancel()
-	}
 	start := time.Now()
-	resp, err := g.do(ctx, req, call, &res)
+	var resp *wire.Response
+	var err error
+	if g.spec.Overall > 0 {
+		resp, err = g.within(ctx, req, call, &res)
+	} else {
+		resp, err = g.do(ctx, req, call, &res)
+	}
 	res.Backend = time.Since(start)
 	return resp, res, err
+}
+
+// within is do with a bound of time over all tries. The body that follows is not bound.
+func (g *Group) within(ctx context.Context, req *wire.Request, call Call, res *Result) (*wire.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	late := time.AfterFunc(g.spec.Overall, func() { cancel(context.DeadlineExceeded) })
+	resp, err := g.do(ctx, req, call, res)
+	late.Stop()
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &cancelling{resp.Body, cancel}
+	return resp, nil
+}
+
+// cancelling is a body that ends its context with itself.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+// Close closes the body.
+func (c *cancelling) Close() error {
+	err := c.ReadCloser.Close()
+	c.cancel(nil)
+	return err
 }
 
 func (g *Group) do(ctx context.Context, req *wire.Request, call Call, res *Result) (*wire.Response, error) {
 	if req.Timeout == 0 {
 		req.Timeout = g.timeout
 	}
-	body := keep(req, call.Safe && g.repeats())
-	p := newPlan(g)
+	m := g.members.Load()
+	if len(m.targets) == 0 && g.srv != nil {
+		m = g.found(ctx)
+	}
+	body := keep(req, call.Safe && (g.spec.Retry.Count > 0 || len(m.targets) > 1))
+	p := newPlan(g, m)
 	g.budget.deposit()
-	var last error
+	t := p.pick()
+	if t == nil {
+		return nil, &NoneError{After: g.soonest()}
+	}
 	for {
-		t := p.pick()
-		if t == nil && last != nil {
-			return nil, last
-		}
-		if t == nil {
-			return nil, &NoneError{After: g.soonest()}
-		}
 		res.Target = t.display
-		resp, err := t.do(ctx, req, call, g.auth)
+		resp, err := t.do(ctx, req, call, body)
 		if err == nil && !g.bad(resp.Status) {
 			return resp, nil
 		}
-		last = classify(ctx, err)
+		last := classify(ctx, err)
 		if may := (call.Safe || neverSent(err)) && body.rewind(req); !may || !p.again(ctx, resp) {
+			return resp, last
+		}
+		// The answer is kept until another target takes the call: it is better than none.
+		if t = p.pick(); t == nil {
 			return resp, last
 		}
 		if resp != nil {
@@ -101,9 +142,6 @@ func (g *Group) do(ctx context.Context, req *wire.Request, call Call, res *Resul
 		res.Retries++
 	}
 }
-
-// repeats reports whether a call may be tried more than once.
-func (g *Group) repeats() bool { return len(g.targets) > 1 || g.spec.Retry.Count > 0 }
 
 // bad reports whether an answer with this status is worth another try.
 func (g *Group) bad(status int) bool {
@@ -120,71 +158,95 @@ func (g *Group) soonest() time.Duration {
 	d := time.Second
 	if b := g.spec.Breaker; b != nil {
 		d = max(d, b.Reset)
-	}
-	if e := g.spec.Eject; e != nil && g.spec.Breaker == nil {
+	} else if e := g.spec.Eject; e != nil {
 		d = max(d, e.For)
+	} else if h := g.spec.Health; h != nil {
+		d = max(d, h.Interval)
 	}
 	return d
 }
+
+// maxTargets is the most targets of a group.
+const maxTargets = 256
 
 // A plan is the order in which one call tries targets: each target once, and that again
 // for each retry.
 type plan struct {
 	g       *Group
-	first   int
-	tried   [4]uint64 // bit per target; a group has at most 256
+	m       *members
+	first   uint32
+	tried   [maxTargets / 64]uint64 // bit per target
 	retries uint32
 	wait    time.Duration
 }
 
-func newPlan(g *Group) plan {
-	p := plan{g: g, retries: g.spec.Retry.Count, wait: g.spec.Retry.Interval}
-	if g.spec.Kind == policy.RoundRobin && len(g.order) > 1 {
-		p.first = int((g.turn.Add(1) - 1) % uint32(len(g.order)))
+func newPlan(g *Group, m *members) plan {
+	p := plan{g: g, m: m, retries: g.spec.Retry.Count, wait: g.spec.Retry.Interval}
+	if g.spec.Kind != policy.Failover && len(m.targets) > 1 {
+		p.first = g.turn.Add(1) - 1
 	}
 	return p
 }
 
-// pick returns the next target that was not tried and takes calls, or nil.
-func (p *plan) pick() *target {
+// next returns the index of the next target that was not tried and takes calls, or -1.
+func (p *plan) next() int {
 	now := time.Now()
-	best := -1
-	for i := range p.g.order {
-		k := p.g.order[(p.first+i)%len(p.g.order)]
-		t := p.g.targets[k]
-		if p.tried[k/64]&(1<<(k%64)) != 0 || !t.open(now) {
-			continue
+	for _, tier := range p.m.tiers {
+		best := -1
+		first := int(p.first % uint32(len(tier)))
+		for i := range tier {
+			k := first + i
+			if k >= len(tier) {
+				k -= len(tier)
+			}
+			k = tier[k]
+			t := p.m.targets[k]
+			if p.tried[k/64]&(1<<(k%64)) != 0 || !t.open(now) {
+				continue
+			}
+			if p.g.spec.Kind != policy.LeastPending {
+				return k
+			}
+			if best < 0 || t.load() < p.m.targets[best].load() {
+				best = k
+			}
 		}
-		if p.g.spec.Kind != policy.LeastPending {
-			best = k
-			break
-		}
-		if best < 0 || t.load() < p.g.targets[best].load() {
-			best = k
+		if best >= 0 {
+			return best
 		}
 	}
-	if best < 0 {
+	return -1
+}
+
+// pick returns the next target and notes that it is tried, or nil.
+func (p *plan) pick() *target {
+	k := p.next()
+	if k < 0 {
 		return nil
 	}
-	p.tried[best/64] |= 1 << (best % 64)
-	return p.g.targets[best]
+	p.tried[k/64] |= 1 << (k % 64)
+	return p.m.targets[k]
 }
 
 // again reports whether the call may be tried once more after an answer, or after an
 // error (resp is nil). It waits as long as the group's retries ask for.
 func (p *plan) again(ctx context.Context, resp *wire.Response) bool {
-	if resp == nil || p.g.failsOver(resp.Status) {
-		for _, k := range p.g.order {
-			if p.tried[k/64]&(1<<(k%64)) == 0 && p.g.targets[k].open(time.Now()) {
-				return ctx.Err() == nil
-			}
-		}
+	if ctx.Err() != nil {
+		return false
 	}
-	if p.retries == 0 || resp != nil && !slices.Contains(p.g.spec.Retry.Statuses, uint16(resp.Status)) || !p.g.budget.withdraw() {
+	if (resp == nil || p.g.failsOver(resp.Status)) && p.next() >= 0 {
+		return true
+	}
+	if p.retries == 0 || resp != nil && !slices.Contains(p.g.spec.Retry.Statuses, uint16(resp.Status)) {
+		return false
+	}
+	before := p.tried
+	p.tried = [maxTargets / 64]uint64{}
+	if p.next() < 0 || !p.g.budget.withdraw() {
+		p.tried = before
 		return false
 	}
 	p.retries--
-	p.tried = [4]uint64{}
 	if !sleep(ctx, p.wait) {
 		return false
 	}
@@ -228,7 +290,9 @@ func classify(ctx context.Context, err error) error {
 		return err
 	case errors.Is(err, wire.ErrBusy):
 		return &NoneError{After: time.Second, Err: err}
-	case errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled):
+	case context.Cause(ctx) == context.DeadlineExceeded:
+		return &timeoutError{err}
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return err
 	case clientFault(err):
 		return err
@@ -245,7 +309,8 @@ func clientFault(err error) bool {
 	return ok
 }
 
-// neverSent reports whether no byte of the call has left for a backend.
+// neverSent reports whether no byte of the call has left for a backend, and another target
+// may do better.
 func neverSent(err error) bool {
 	var none *NoneError
 	return wire.NeverSent(err) || errors.As(err, &none)

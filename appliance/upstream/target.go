@@ -2,13 +2,11 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
+	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +14,6 @@ import (
 	"github.com/sony/gobreaker/v2"
 
 	"tidegate/appliance/wire"
-	"tidegate/policy"
 )
 
 // A backend is what is known of one URL. It outlives editions.
@@ -64,26 +61,18 @@ func (t *target) open(now time.Time) bool {
 }
 
 // do tries one call at t and tells breaker and ejection how it went.
-func (t *target) do(ctx context.Context, req *wire.Request, call Call, auth authorizer) (*wire.Response, error) {
-	req.Base, req.Path, req.Query, req.Host = t.base, call.Suffix, call.Query, t.host
-	if call.Host != "" {
-		req.Host = call.Host
-	}
-	switch {
-	case t.query != "" && call.Query != "":
-		req.Query = t.query + "&" + call.Query
-	case t.query != "":
-		req.Query = t.query
-	}
-	header := req.Header
+func (t *target) do(ctx context.Context, req *wire.Request, call Call, body *replay) (*wire.Response, error) {
+	t.address(req, call)
+	auth := t.group.auth
 	if auth != nil {
-		h, err := auth.authorize(ctx, req.Header)
+		header := req.Header
+		h, err := auth.authorize(ctx, header)
 		if err != nil {
 			return nil, err
 		}
 		req.Header = h
+		defer func() { req.Header = header }()
 	}
-	defer func() { req.Header = header }()
 	var done func(error)
 	if t.breaker != nil {
 		d, err := t.breaker.Allow()
@@ -94,30 +83,51 @@ func (t *target) do(ctx context.Context, req *wire.Request, call Call, auth auth
 	}
 	t.pending.Add(1)
 	resp, err := t.client.Do(ctx, req)
-	if err != nil && wire.Stale(err) && call.Safe && req.Body == nil {
+	if err != nil && wire.Stale(err) && call.Safe && body.rewind(req) {
 		resp, err = t.client.Do(ctx, req) // the kept connection had ended; a new one tells the truth
 	}
 	failed := t.failed(ctx, resp, err)
 	if done != nil {
 		done(failed)
 	}
-	if t.group.spec.Eject != nil {
+	if failed != errNoVerdict && t.group.spec.Eject != nil {
 		t.note(failed != nil)
 	}
 	if err != nil {
 		t.pending.Add(-1)
 		return nil, err
 	}
-	resp.Body = &counted{ReadCloser: resp.Body, t: t}
+	if auth != nil && resp.Status == http.StatusUnauthorized {
+		auth.refused()
+	}
+	resp.Body = &counted{ReadCloser: resp.Body, t: t, ctx: ctx}
 	return resp, nil
 }
 
-// failed returns why a try counts against the target, nil if it does not: what the client
-// broke off, or sent wrongly, says nothing about a backend.
+// address sets where req goes.
+func (t *target) address(req *wire.Request, call Call) {
+	req.Base, req.Path, req.Query, req.Host = t.base, call.Suffix, call.Query, t.host
+	if call.Host != "" {
+		req.Host = call.Host
+	}
+	switch {
+	case t.query != "" && call.Query != "":
+		req.Query = t.query + "&" + call.Query
+	case t.query != "":
+		req.Query = t.query
+	}
+}
+
+// errNoVerdict means that a try says nothing about the target: neither success nor failure.
+var errNoVerdict = errors.New("ended for a reason that is not the backend's")
+
+// failed returns why a try counts against the target, nil when it went well. What the
+// client broke off or sent wrongly, and what never left for want of a connection, is errNoVerdict.
 func (t *target) failed(ctx context.Context, resp *wire.Response, err error) error {
 	if err != nil {
-		if _, client := wire.BodyFault(err); client || ctx.Err() == context.Canceled {
-			return nil
+		if clientFault(err) || errors.Is(err, wire.ErrBusy) || errors.Is(err, wire.ErrClosed) ||
+			ctx.Err() != nil && context.Cause(ctx) != context.DeadlineExceeded {
+			return errNoVerdict
 		}
 		return err
 	}
@@ -155,7 +165,8 @@ func (g *Group) mayEject(t *target) bool {
 	}
 	out := 1
 	now := time.Now()
-	for _, o := range g.targets {
+	all := g.members.Load().targets
+	for _, o := range all {
 		if o.backend == t.backend {
 			continue
 		}
@@ -166,14 +177,25 @@ func (g *Group) mayEject(t *target) bool {
 			o.mu.Unlock()
 		}
 	}
-	return float64(out) <= share*float64(len(g.targets))
+	return float64(out) <= share*float64(len(all))
 }
 
-// counted ends the count of calls in flight when the body is closed.
+// counted is the body of an answer. It ends the count of calls in flight when it is
+// closed, and tells the ejection of a body that broke off.
 type counted struct {
 	io.ReadCloser
 	t    *target
+	ctx  context.Context
 	once atomic.Bool
+}
+
+// Read reads the body.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && c.t.group.spec.Eject != nil && c.ctx.Err() == nil {
+		c.t.note(true)
+	}
+	return n, err
 }
 
 // Close closes the body.
@@ -182,49 +204,4 @@ func (c *counted) Close() error {
 		c.t.pending.Add(-1)
 	}
 	return c.ReadCloser.Close()
-}
-
-// A place is a target's URL taken apart.
-type place struct {
-	addr    string // host:port
-	tls     bool
-	host    string // authority for Host
-	base    string
-	query   string
-	display string
-}
-
-// parsePlace takes apart an http or https URL.
-func parsePlace(raw string) (place, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return place{}, fmt.Errorf("endpoint %q: %w", raw, err)
-	}
-	p := place{host: u.Host, base: strings.TrimSuffix(u.EscapedPath(), "/"), query: u.RawQuery}
-	port := "80"
-	switch u.Scheme {
-	case "http":
-	case "https":
-		p.tls, port = true, "443"
-	default:
-		return place{}, fmt.Errorf("endpoint %q: scheme %q; want http or https", raw, u.Scheme)
-	}
-	if u.Hostname() == "" {
-		return place{}, fmt.Errorf("endpoint %q: no host", raw)
-	}
-	if q := u.Port(); q != "" {
-		port = q
-	}
-	p.addr = net.JoinHostPort(u.Hostname(), port)
-	p.display = u.Scheme + "://" + u.Host + p.base
-	return p, nil
-}
-
-// tlsConfig makes the client's side of TLS for one group.
-func tlsConfig(profile *policy.TLS, host string, secret func(policy.Secret) []byte, now func() time.Time) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, Time: now}
-	if profile == nil {
-		return c, nil
-	}
-	return c, applyProfile(c, profile, secret)
 }

@@ -48,25 +48,28 @@ func applyProfile(c *tls.Config, profile *policy.TLS, secret func(policy.Secret)
 	if profile.AnyName {
 		// The chain is still verified, only the name is not.
 		c.InsecureSkipVerify = true
-		c.VerifyConnection = func(cs tls.ConnectionState) error { return verifyChain(c, cs) }
 	}
-	if len(profile.Pins) > 0 {
-		inner := c.VerifyConnection
+	if profile.AnyName || len(profile.Pins) > 0 {
 		c.VerifyConnection = func(cs tls.ConnectionState) error {
-			if inner != nil {
-				if err := inner(cs); err != nil {
+			chains := cs.VerifiedChains
+			if profile.AnyName {
+				var err error
+				if chains, err = verifyChain(c, cs); err != nil {
 					return err
 				}
 			}
-			return verifyPin(profile.Pins, cs)
+			if len(profile.Pins) == 0 {
+				return nil
+			}
+			return verifyPin(profile.Pins, chains)
 		}
 	}
 	return nil
 }
 
-func verifyChain(c *tls.Config, cs tls.ConnectionState) error {
+func verifyChain(c *tls.Config, cs tls.ConnectionState) ([][]*x509.Certificate, error) {
 	if len(cs.PeerCertificates) == 0 {
-		return errors.New("the backend showed no certificate")
+		return nil, errors.New("the backend showed no certificate")
 	}
 	o := x509.VerifyOptions{Roots: c.RootCAs, Intermediates: x509.NewCertPool()}
 	if c.Time != nil {
@@ -75,16 +78,19 @@ func verifyChain(c *tls.Config, cs tls.ConnectionState) error {
 	for _, cert := range cs.PeerCertificates[1:] {
 		o.Intermediates.AddCert(cert)
 	}
-	_, err := cs.PeerCertificates[0].Verify(o)
-	return err
+	return cs.PeerCertificates[0].Verify(o)
 }
 
-func verifyPin(pins [][]byte, cs tls.ConnectionState) error {
-	for _, cert := range cs.PeerCertificates {
-		sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-		for _, p := range pins {
-			if subtle.ConstantTimeCompare(sum[:], p) == 1 {
-				return nil
+// verifyPin looks for a pinned key in the chains that were verified. What a peer sends
+// beside them proves nothing: certificates are public, and anybody can send them along.
+func verifyPin(pins [][]byte, chains [][]*x509.Certificate) error {
+	for _, chain := range chains {
+		for _, cert := range chain {
+			sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+			for _, p := range pins {
+				if subtle.ConstantTimeCompare(sum[:], p) == 1 {
+					return nil
+				}
 			}
 		}
 	}
