@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -248,32 +249,26 @@ func (s *Shelf) Digests() ([]Digest, error) {
 	return all, nil
 }
 
-// Sweep removes every part, and every slot but those in keep.
-func (s *Shelf) Sweep(keep ...Digest) error {
-	return s.sweep(func(name string) bool {
-		for _, d := range keep {
-			if name == d.base()+slotExt {
-				return true
-			}
-		}
-		return false
-	})
-}
+// Sweep removes every slot but those in keep.
+func (s *Shelf) Sweep(keep ...Digest) error { return s.sweep(slotDir, slotExt, keep) }
 
-func (s *Shelf) sweep(keep func(name string) bool) error {
+// DropParts removes what came of bundles that were not received to their end, but for those
+// in keep: it is only a cache.
+func (s *Shelf) DropParts(keep ...Digest) error { return s.sweep(stageDir, partExt, keep) }
+
+func (s *Shelf) sweep(dir, ext string, keep []Digest) error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, dir))
+	if err != nil {
+		return storeError("sweep", err)
+	}
 	var errs []error
-	for _, dir := range []string{slotDir, stageDir} {
-		entries, err := os.ReadDir(filepath.Join(s.dir, dir))
-		if err != nil {
-			return storeError("sweep", err)
+	for _, e := range entries {
+		kept := slices.ContainsFunc(keep, func(d Digest) bool { return e.Name() == d.base()+ext })
+		if kept || !e.Type().IsRegular() {
+			continue
 		}
-		for _, e := range entries {
-			if keep(e.Name()) || !e.Type().IsRegular() {
-				continue
-			}
-			s.o.Step("sweep")
-			errs = append(errs, durable.Remove(filepath.Join(s.dir, dir, e.Name())))
-		}
+		s.o.Step("sweep")
+		errs = append(errs, durable.Remove(filepath.Join(s.dir, dir, e.Name())))
 	}
 	return storeError("sweep", errors.Join(errs...))
 }

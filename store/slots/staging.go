@@ -30,15 +30,17 @@ type Staging struct {
 type span struct{ from, to int }
 
 // Stage begins or goes on with receiving a bundle. Chunks that an earlier attempt or a slot
-// has are taken over after they were hashed; [Staging.Missing] tells the rest. A part of
-// another bundle is removed. The room is taken before the first chunk: E_NO_SPACE.
+// has are taken over after they were hashed; [Staging.Missing] tells the rest. The room is
+// taken before the first chunk, if need be from the parts of other bundles: E_NO_SPACE.
 //
 // One bundle is staged at a time; the caller sees to that.
 func (s *Shelf) Stage(l *Layout) (*Staging, error) {
-	if err := s.sweepParts(l.Bundle); err != nil {
-		return nil, err
-	}
 	short, err := s.Short(l)
+	if err == nil && short > 0 {
+		if err = s.DropParts(l.Bundle); err == nil {
+			short, err = s.Short(l)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -55,24 +57,6 @@ func (s *Shelf) Stage(l *Layout) (*Staging, error) {
 		return nil, errors.Join(storeError("staging", err), g.remove())
 	}
 	return g, nil
-}
-
-// sweepParts removes the parts of all bundles but d.
-func (s *Shelf) sweepParts(d Digest) error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, stageDir))
-	if err != nil {
-		return storeError("staging", err)
-	}
-	for _, e := range entries {
-		if e.Name() == d.base()+partExt || !e.Type().IsRegular() {
-			continue
-		}
-		s.o.Step("drop part")
-		if err := durable.Remove(filepath.Join(s.dir, stageDir, e.Name())); err != nil {
-			return storeError("staging", err)
-		}
-	}
-	return nil
 }
 
 // open makes the part, or takes up the one that is there.

@@ -305,7 +305,7 @@ func (d *Desk) beginStaging(j judgement) (*slots.Staging, error) {
 		return nil, err
 	}
 	if short > 0 {
-		if err := d.makeRoom(l, short); err != nil {
+		if err := d.makeRoom(l); err != nil {
 			return nil, err
 		}
 	}
@@ -313,10 +313,10 @@ func (d *Desk) beginStaging(j judgement) (*slots.Staging, error) {
 }
 
 // makeRoom drops what is only a cache and, if that is enough then, the older bundle.
-func (d *Desk) makeRoom(l *slots.Layout, short int64) error {
+func (d *Desk) makeRoom(l *slots.Layout) error {
 	d.deciding.Lock()
 	defer d.deciding.Unlock()
-	if err := d.o.Shelf.Sweep(append(d.cur.Load().ptr.Pinned(), l.Bundle)...); err != nil {
+	if err := errors.Join(d.o.Shelf.Sweep(append(d.cur.Load().ptr.Pinned(), l.Bundle)...), d.o.Shelf.DropParts(l.Bundle)); err != nil {
 		return err
 	}
 	short, err := d.o.Shelf.Short(l)

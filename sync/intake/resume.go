@@ -256,13 +256,22 @@ func (d *Desk) scrub(ctx context.Context) {
 	}
 }
 
-// dropCache gives back the space of what was staged and never activated.
+// dropCache gives back the space of what was received, wholly or in part, and never
+// activated. A transfer that is under way is left alone.
 func (d *Desk) dropCache() {
 	if d.take() != nil {
 		return
 	}
 	defer d.leave()
-	if d.onTrial() == nil {
-		d.sweep()
+	d.sweep()
+	d.mu.Lock()
+	t := d.transfer
+	d.mu.Unlock()
+	var keep []slots.Digest
+	if t != nil {
+		keep = append(keep, slots.Digest(t.j.m.Digest()))
+	}
+	if err := d.o.Shelf.DropParts(keep...); err != nil {
+		d.log.Error("sweep", "err", err)
 	}
 }

@@ -100,12 +100,6 @@ func (d *Desk) suspend(source string) {
 	}
 }
 
-func (d *Desk) hasTransfer() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.transfer != nil
-}
-
 // Report returns what is known of the bundle.
 func (t *Transfer) Report() Report {
 	t.mu.Lock()

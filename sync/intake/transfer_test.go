@@ -160,6 +160,28 @@ func TestHalfABundleByStickAndHalfByNetwork(t *testing.T) {
 	}
 }
 
+func TestAnotherBundleLeavesWhatATransferHasBrought(t *testing.T) {
+	w := settled(t)
+	_, head, chunks := pieces(t, w, 8)
+	tr := w.begin(head)
+	for _, i := range missing(t, tr)[1:] {
+		must(t, tr.Put(i, chunks[i]))
+	}
+	if _, err := w.desk.Plan(t.Context(), candidate(w.bundle(7, nil))); err != nil {
+		t.Fatal(err)
+	}
+	w.confirm(w.bundle(7, nil))
+	tr = w.begin(head)
+	if n := len(missing(t, tr)); n != 1 {
+		t.Errorf("%d chunks are wanted, want the one that was missing", n)
+	}
+	must(t, tr.Close())
+	w.desk.dropCache()
+	if left := names(t, filepath.Join(w.dir, "staging")); len(left) != 0 {
+		t.Errorf("staging holds %v", left)
+	}
+}
+
 // The same metadata with another signature on it is the same bundle: its chunks count.
 func TestATransferGoesOnUnderAnotherHead(t *testing.T) {
 	w := settled(t)

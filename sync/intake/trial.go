@@ -321,8 +321,11 @@ func (d *Desk) confirm(t *trial, source string) error {
 	r := Report{Kind: envelope.Manifest, Source: t.source, Phase: Confirmed}
 	r.describe(t.m)
 	d.over(t, r)
-	d.alarm(refusal.Health, "")
-	d.alarm(refusal.Revoked, "")
+	// What was wrong with the bundles before this one is over. Damage on the shelf is found
+	// again by the next scrub.
+	for _, w := range []refusal.Word{refusal.Health, refusal.Revoked, refusal.Digest, refusal.Codec, refusal.Compile, refusal.SecretRecipient, refusal.SecretAuth} {
+		d.alarm(w, "")
+	}
 	d.sweep()
 	return nil
 }
@@ -338,11 +341,8 @@ func (d *Desk) over(t *trial, r Report) {
 	d.poke()
 }
 
-// sweep gives back the space of what no pointer has.
+// sweep gives back the space of slots that no pointer has.
 func (d *Desk) sweep() {
-	if d.hasTransfer() {
-		return // its part is in use; the next sweep comes
-	}
 	if err := d.o.Shelf.Sweep(d.cur.Load().ptr.Pinned()...); err != nil {
 		d.log.Error("sweep", "err", err)
 	}
