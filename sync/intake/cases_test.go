@@ -182,6 +182,28 @@ func TestBSignatures(t *testing.T) {
 	}
 }
 
+func TestA14A16EnvelopesThatAreNotOfTheProfile(t *testing.T) {
+	w := settled(t)
+	good := w.bundle(6, nil)
+	payload, chunks := bundletest.Payload(t, good), bundletest.Chunks(t, good)
+	one, err := envelope.Sign(envelope.Manifest, payload, bundletest.Signers(10)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := one[:bytes.Index(one, payload)+len(payload)] // tag, headers, payload
+	entry := one[len(head)+1:]                           // behind the head of the array
+	with := func(env []byte) []byte { return bundletest.Forge(nil, env, chunks...) }
+	unprotected := bytes.Replace(bytes.Clone(one), append([]byte(envelope.Manifest.ContentType()), 0xa0), append([]byte(envelope.Manifest.ContentType()), 0xa1, 0x01, 0x26), 1)
+	bare := append(append([]byte{0xd8, 98, 0x84, 0x41, 0xa0, 0xa0}, canon.AppendBytes(nil, payload)...), one[len(head):]...)
+	w.refuseAll(map[string]hostile{
+		"A14 unprotected is not empty":  {with(unprotected), refusal.Format, "cose"},
+		"A14 protected is an empty map": {with(bare), refusal.Format, "cose"},
+		"A16 no signature":              {with(append(bytes.Clone(head), 0x80)), refusal.SigNone, ""},
+		"A16 17 signatures":             {with(append(append(bytes.Clone(head), 0x91), bytes.Repeat(entry, 17)...)), refusal.Limit, "17"},
+		"the same signature twice":      {with(append(append(bytes.Clone(head), 0x82), bytes.Repeat(entry, 2)...)), refusal.Format, "same key"},
+	})
+}
+
 // foreign returns a bundle of another fleet with keys of its own.
 func foreign(t *testing.T, seq uint64) []byte {
 	s := bundletest.New(t, "b").Spec(seq)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"tidegate/policy/refusal"
@@ -13,6 +14,7 @@ import (
 	"tidegate/store/storetest"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"
+	"tidegate/sync/bundle/write"
 	"tidegate/sync/trust"
 )
 
@@ -240,6 +242,45 @@ func keys(m map[string]bool) func(func(string) bool) {
 			if !yield(k) {
 				return
 			}
+		}
+	}
+}
+
+// C20: a cut between two roots of one file. The chain goes on from the root that stands, and
+// the bundle that came with them is not there.
+func TestC20CutsBetweenRoots(t *testing.T) {
+	w := settled(t)
+	w.stop()
+	for range 3 {
+		w.fleet.Rotate(t, nil)
+	}
+	file := w.bundle(6, func(s *write.Spec) { s.Roots = w.fleet.Roots[1:] })
+	versions := make(map[uint64]bool)
+	for n := 1; ; n++ {
+		v := again(t, clone(t, w.dir), w.fleet)
+		_, at := v.until(n, func() {
+			v.start()
+			_, _ = v.offer(file) //nolint:errcheck // it may not return
+		})
+		if at == "create part" || at == "" {
+			break
+		}
+		if !strings.HasPrefix(at, "root") {
+			continue
+		}
+		v.start()
+		v.sound(fmt.Sprintf("cut at step %d (%s)", n, at))
+		v.wantServes(5)
+		versions[v.desk.Status().Root] = true
+		v.confirm(file)
+		if got := v.desk.Status().Root; got != 4 {
+			t.Errorf("cut at step %d (%s): root is %d at the end", n, at, got)
+		}
+		v.stop()
+	}
+	for _, version := range []uint64{1, 2, 3, 4} {
+		if !versions[version] {
+			t.Errorf("no cut left the device at root %d: %v", version, versions)
 		}
 	}
 }

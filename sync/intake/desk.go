@@ -67,7 +67,7 @@ type Desk struct {
 	deciding sync.Mutex
 	cur      atomic.Pointer[memory]
 
-	// trial, good samples and alarms are guarded by mu, which is never held while waiting.
+	// mu guards what follows and is never held while waiting.
 	mu       sync.Mutex
 	trial    *trial // nil: no bundle is on trial
 	transfer *Transfer

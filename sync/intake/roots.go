@@ -91,19 +91,19 @@ func (d *Desk) walkRoots(r Report, in io.Reader, keep func(trust.State) error) (
 }
 
 // InstallRoot pins the first root of a .tideroot file on a device without a root, and walks
-// the rest of the chain in it. It is a person's decision: whoever calls it has shown the root or
-// compares its fingerprint, the SHA-256 of the payload of the first root; a zero one is not
+// the rest of the chain in it. It is a person's decision: whoever calls it has shown the
+// root, or expects a fingerprint, the SHA-256 of the payload of the first root; zero is not
 // compared. A device that has a root walks on from it; it never gets another pin.
 //
 // It also unlocks a device whose trust state cannot be read: the bundle that serves keeps
 // its place in the sequence.
-func (d *Desk) InstallRoot(ctx context.Context, file []byte, print trust.Digest) (Report, error) {
+func (d *Desk) InstallRoot(ctx context.Context, file []byte, expect trust.Digest) (Report, error) {
 	r := Report{Kind: envelope.Root, Source: "trust install"}
 	if err := d.take(); err != nil {
 		return r.with(err), err
 	}
 	defer d.leave()
-	r, err := d.installRoot(r, file, print)
+	r, err := d.installRoot(r, file, expect)
 	r = r.with(err)
 	if err != nil {
 		d.refused(ctx, r)
@@ -114,7 +114,7 @@ func (d *Desk) InstallRoot(ctx context.Context, file []byte, print trust.Digest)
 	return r, err
 }
 
-func (d *Desk) installRoot(r Report, file []byte, print trust.Digest) (Report, error) {
+func (d *Desk) installRoot(r Report, file []byte, expect trust.Digest) (Report, error) {
 	if d.cur.Load().state.Root() != nil && d.locked() == nil {
 		return d.offerRoots(r, newBytes(file))
 	}
@@ -123,7 +123,7 @@ func (d *Desk) installRoot(r Report, file []byte, print trust.Digest) (Report, e
 		return r, err
 	}
 	first := pinned.Roots()[0]
-	if got := fingerprint(first); print != (trust.Digest{}) && got != print {
+	if got := fingerprint(first); expect != (trust.Digest{}) && got != expect {
 		return r, refusal.New(refusal.RootChain, "the fingerprint of the root is %s, not the one given", got).
 			WithHint("compare with the fingerprint that the fleet's owner published")
 	}
