@@ -80,6 +80,7 @@ type App struct {
 	listeners  listeners
 	servers    []*wire.Server
 	ready      atomic.Bool
+	answered   atomic.Uint64 // calls, when the device last asked itself how it is
 	eventsOpen chan struct{} // closed when the queue has its file, or will not get one
 
 	mu       sync.Mutex
@@ -148,6 +149,10 @@ const (
 	stateSchema  = 1
 	eventsSchema = 1
 )
+
+// Schema returns the number of the form in which this program keeps its state. A program
+// with a lower number cannot read it.
+func Schema() int { return max(stateSchema, eventsSchema) }
 
 // find notes what status should say.
 func (a *App) find(format string, args ...any) {

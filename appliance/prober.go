@@ -22,11 +22,25 @@ const healthTimeout = 5 * time.Second
 
 // Health returns why the device does not work, or nil.
 func (p *prober) Health(ctx context.Context) error {
-	if p.a.dir.Mode() == store.Normal {
-		if err := p.a.dir.State().View(func(*store.Tx) error { return nil }); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
+	if err := p.storeReads(); err != nil {
+		return err
 	}
+	return p.answersItself(ctx)
+}
+
+// storeReads returns why the store cannot be read, where it should be.
+func (p *prober) storeReads() error {
+	if p.a.dir.Mode() != store.Normal {
+		return nil
+	}
+	if err := p.a.dir.State().View(func(*store.Tx) error { return nil }); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// answersItself returns why the device does not answer its own request.
+func (p *prober) answersItself(ctx context.Context) error {
 	status, err := p.get(ctx, http.MethodGet, "/health", healthTimeout)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"tidegate/appliance"
 	"tidegate/cmd/cli"
 	"tidegate/platform/buildinfo"
 	"tidegate/policy/refusal"
@@ -60,6 +61,13 @@ func commands() []command {
 		{"enroll", "[--output FILE]", "write a request to be enrolled", (*app).cmdEnroll},
 		{"trust show", "[FILE]", "show the root that the device believes, or one in a file", (*app).cmdTrustShow},
 		{"trust install", "[--fingerprint HEX] FILE", "pin the first trust root, or follow its chain", (*app).cmdTrustInstall},
+		{"service install", "", "make this program a service of the system; does not start it", (*app).cmdServiceInstall},
+		{"service uninstall", "", "stop the service and remove it; the data stays", (*app).cmdServiceUninstall},
+		{"service start", "", "start the service", (*app).cmdServiceStart},
+		{"service stop", "", "stop the service", (*app).cmdServiceStop},
+		{"service restart", "", "stop and start the service", (*app).cmdServiceRestart},
+		{"service status", "", "say whether the service runs; exit code 1 if not", (*app).cmdServiceStatus},
+		{"health", "", "say whether the device is ready; exit code 1 if not", (*app).cmdHealth},
 		{"doctor", "", "check the device and say what to do", (*app).cmdDoctor},
 		{"version", "", "print the version", (*app).cmdVersion},
 		{"completion", "bash|zsh|fish", "print a shell completion script", (*app).cmdCompletion},
@@ -172,7 +180,10 @@ func (a *app) cmdVersion(_ context.Context, args []string) error {
 	}
 	b := buildinfo.Get()
 	if a.json {
-		return a.JSON(b)
+		return a.JSON(struct {
+			buildinfo.Info
+			Schema int `json:"state_schema"` // packages ask: a state of a higher one cannot be read
+		}{b, appliance.Schema()})
 	}
 	_, err := fmt.Fprintln(a.Out, "tidegate "+b.String())
 	return err

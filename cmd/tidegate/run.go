@@ -6,14 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"tidegate/appliance"
 	"tidegate/appliance/config"
 	"tidegate/cmd/cli"
+	"tidegate/platform/daemon"
 	"tidegate/platform/logs"
 	"tidegate/platform/memory"
 	"tidegate/store"
@@ -21,9 +22,6 @@ import (
 
 // defaultConfig is read when it is there.
 const defaultConfig = "/etc/tidegate/tidegate.toml"
-
-// stopTime bounds the end of the program.
-const stopTime = 10 * time.Second
 
 // settings are --set flags.
 type settings []config.Flag
@@ -78,14 +76,40 @@ func (a *app) cmdRun(ctx context.Context, args []string) error {
 	if _, err := parse(f, args, 0); err != nil {
 		return err
 	}
-	cfg, err := c.load(a)
+	sockets, err := daemon.Activated("http", "https", "admin")
 	if err != nil {
 		return err
+	}
+	o := daemon.Options{Sockets: sockets, Load: func() (daemon.Setup, error) { return a.setup(&c) }}
+	if !cli.Terminal(a.In) { // there a hang-up means that the terminal is gone
+		o.Reload = daemon.Hangups(ctx)
+	}
+	err = daemon.Run(ctx, o)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return cli.StatusError(130)
+	}
+	return err
+}
+
+// setup reads the configuration and says how to serve with it.
+func (a *app) setup(c *configFlags) (daemon.Setup, error) {
+	cfg, err := c.load(a)
+	if err != nil {
+		return daemon.Setup{}, err
 	}
 	log := logs.New(logs.Options{Out: a.Err, Format: logs.Format(cfg.Log.Format), Level: level(cfg.Log.Level)})
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
+	return daemon.Setup{
+		Log:    log.Logger,
+		Listen: map[string]string{"http": cfg.Listen.HTTP, "https": cfg.Listen.HTTPS, "admin": cfg.Admin.Listen},
+		New:    func(l map[string]net.Listener) (daemon.Program, error) { return device(cfg, log, l) },
+	}, nil
+}
+
+// device makes the device of a configuration.
+func device(cfg *config.Config, log *logs.Log, listeners map[string]net.Listener) (daemon.Program, error) {
 	limits := memory.Read(os.DirFS("/"))
 	if n := int64(cfg.Memory.Limit); n > 0 {
 		limits.Bytes, limits.Source = n, "memory.limit"
@@ -94,29 +118,18 @@ func (a *app) cmdRun(ctx context.Context, args []string) error {
 	log.Debug("memory", "plan", budget.String())
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	app, err := appliance.New(appliance.Options{Config: cfg, Log: log.Logger, Lines: log, Check: []string{self, store.CheckArg}})
+	app, err := appliance.New(appliance.Options{
+		Config: cfg, Log: log.Logger, Lines: log, Check: []string{self, store.CheckArg}, Listeners: listeners,
+	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := reportCrashes(app.CrashFile()); err != nil {
 		log.Warn("a crash would not be told from a power cut", "error", err)
 	}
-	if err := app.Start(ctx); err != nil {
-		if ctx.Err() != nil {
-			return cli.StatusError(130)
-		}
-		return err
-	}
-	<-ctx.Done()
-	log.Info("stopping")
-	stop, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
-	if err := app.Stop(stop); err != nil {
-		return errors.Join(errors.New("stop was not clean"), err)
-	}
-	return nil
+	return app, nil
 }
 
 // reportCrashes lets the runtime write the report of a crash to a file: the next start
