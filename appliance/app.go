@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -42,6 +43,7 @@ type Options struct {
 	Config *config.Config
 	Log    *slog.Logger
 	Lines  *logs.Log // the last lines of Log, for the admin page; may be nil
+	Access io.Writer // where the access log goes, if it is on; nil: nowhere
 	// Check is the program with its arguments that checks database files in a child process;
 	// empty checks them in this one, for tests.
 	Check []string
@@ -75,6 +77,7 @@ type App struct {
 	desk     *intake.Desk
 	gateway  *gateway.Gateway
 	logins   *semaphore.Weighted // memory of logins
+	operator operator
 
 	down       teardown
 	listeners  listeners

@@ -2,43 +2,172 @@ package appliance
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
+	"golang.org/x/net/netutil"
+
+	"tidegate/appliance/accesslog"
 	"tidegate/appliance/admin"
+	"tidegate/appliance/gateway"
+	"tidegate/appliance/wire"
+	"tidegate/platform/host"
+	"tidegate/platform/memory"
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
+	"tidegate/store/events"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
 )
 
+// An operator is what people see of a device: page, metrics, access log.
+type operator struct {
+	recent  *admin.Recent
+	access  *accesslog.Log     // nil: log.access is off
+	link    func() *admin.Sync // how the link to the fleet is; nil: none is configured
+	machine host.Mount         // of the data folder
+	kernel  string
+}
+
+// observers are told of every call.
+type observers struct {
+	recent *admin.Recent
+	access *accesslog.Log
+}
+
+// Log implements gateway.AccessLog.
+func (o observers) Log(x wire.Exchange, e *events.Event) {
+	o.recent.Log(x, e)
+	if o.access != nil {
+		o.access.Log(x, e)
+	}
+}
+
+// observe makes what is told of every call.
+func (a *App) observe() gateway.AccessLog {
+	a.operator.recent = admin.NewRecent(addressForm(a.cfg.Events.ClientAddress))
+	if f := a.cfg.Log.Access; f != "off" && f != "" && a.o.Access != nil {
+		a.operator.access = accesslog.New(a.o.Access, accesslog.Format(f), a.cfg.Log.Sample)
+	}
+	return observers{a.operator.recent, a.operator.access}
+}
+
+// addressForm reads events.client_address, which the configuration has checked.
+func addressForm(s string) events.AddressForm {
+	switch s {
+	case "full":
+		return events.AddressFull
+	case "none":
+		return events.AddressNone
+	}
+	return events.AddressPrefix
+}
+
+// maxAdminConns bounds the connections of the page: a browser opens six.
+const maxAdminConns = 256
+
 // startAdmin serves the API on the unix socket and on the admin listener.
 func (a *App) startAdmin() error {
+	accounts, err := admin.OpenAccounts(filepath.Join(a.cfg.Data, admin.AccountsFile), a.logins)
+	if err != nil {
+		a.find("accounts: %v; nobody can sign in until a password is set: tidegate admin passwd", err)
+	}
+	data, err := filepath.Abs(a.cfg.Data)
+	if err != nil {
+		return err
+	}
+	a.operator.machine, a.operator.kernel = host.MountOf(os.DirFS("/"), data), host.Kernel()
 	api := admin.New(admin.Device{
 		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
 		State: a.dir.State(), Audit: a.note, Instant: a.time.instant, Enrol: a.enrolment, Log: a.log,
+		Accounts: accounts, Recent: a.operator.recent, Lines: a.o.Lines, Facts: a.facts,
 	})
+	if a.operator.access != nil {
+		a.down.task("access log", a.operator.access.Run)
+	}
 	ln, err := a.socket()
 	if err != nil {
 		return err
 	}
-	a.httpServer("socket", ln, api)
-	if a.listeners.admin != nil {
-		a.httpServer("admin", a.listeners.admin, api.Page())
+	a.httpServer("socket", ln, &http.Server{Handler: api, ConnContext: admin.ConnContext})
+	a.down.task("series of the page", api.Run)
+	if a.listeners.admin == nil {
+		return nil
 	}
+	page := admin.PageOptions{Hosts: a.pageNames(), TLS: a.adminTLS()}
+	ln = netutil.LimitListener(a.listeners.admin, maxAdminConns)
+	if page.TLS {
+		cert, err := a.certificate(a.cfg.Admin.CertFile, a.cfg.Admin.KeyFile)
+		if err != nil {
+			return fmt.Errorf("admin.cert_file: %w", err)
+		}
+		ln = tls.NewListener(ln, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, Time: a.time.clock.Best, NextProtos: []string{"http/1.1"}})
+	}
+	a.httpServer("admin", ln, &http.Server{Handler: api.Page(page)})
 	return nil
 }
 
-// httpServer serves h on ln until Stop.
-func (a *App) httpServer(name string, ln net.Listener, h http.Handler) {
+// adminTLS reports whether the page speaks TLS: always off the device, and on it where a
+// certificate is configured.
+func (a *App) adminTLS() bool {
+	return a.listeners.admin != nil && (a.cfg.Admin.CertFile != "" || !admin.Loopback(a.listeners.admin.Addr()))
+}
+
+// pageNames are the names of the device besides its addresses.
+func (a *App) pageNames() []string {
+	names := append([]string{a.deviceName()}, a.cfg.Admin.Hosts...)
+	if h, err := os.Hostname(); err == nil {
+		names = append(names, h, h+".local")
+	}
+	return names
+}
+
+// facts are what doctor looks at beside the status.
+func (a *App) facts() admin.Facts {
+	m := memory.Read(os.DirFS("/"))
+	if n := int64(a.cfg.Memory.Limit); n > 0 {
+		m.Bytes, m.Source = n, "memory.limit"
+	}
+	f := admin.Facts{
+		Kernel: a.operator.kernel, Mount: a.operator.machine, Memory: m.Bytes, Source: m.Source, Warn: a.cfg.Warnings, Brokers: a.cfg.MQTT.Brokers,
+		Public: a.listeners.admin != nil && !admin.Loopback(a.listeners.admin.Addr()),
+	}
+	for _, l := range []struct {
+		name, cert, key string
+		on              bool
+	}{
+		{"listen.https", a.cfg.TLS.CertFile, a.cfg.TLS.KeyFile, a.listeners.https != nil},
+		{"admin.listen", a.cfg.Admin.CertFile, a.cfg.Admin.KeyFile, a.adminTLS()},
+	} {
+		if !l.on {
+			continue
+		}
+		c := admin.Cert{Listener: l.name, Own: l.cert == ""}
+		if !c.Own {
+			pair, err := tls.LoadX509KeyPair(l.cert, l.key)
+			if err != nil || pair.Leaf == nil {
+				continue // a file that was good at the start; the next start tells
+			}
+			c.NotAfter = pair.Leaf.NotAfter
+		}
+		f.Certs = append(f.Certs, c)
+	}
+	return f
+}
+
+// httpServer serves on ln until Stop.
+func (a *App) httpServer(name string, ln net.Listener, s *http.Server) {
 	// No deadline on whole requests: uploads are long and a verdict is waited for.
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return context.Background() }}
+	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = 5*time.Second, time.Minute, 16<<10
+	s.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug) // failed handshakes of strangers
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ln) }()
 	a.down.push(name, func(ctx context.Context) error {

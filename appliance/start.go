@@ -148,7 +148,7 @@ func (a *App) limits() wire.Limits {
 // openGateway makes the gateway; nothing is active yet.
 func (a *App) openGateway() {
 	a.gateway = gateway.New(gateway.Options{
-		Clock: a.time, Counter: a.ledger, Recorder: a.events, Log: a.log, Memory: a.logins,
+		Clock: a.time, Counter: a.ledger, Recorder: a.events, Log: a.log, Memory: a.logins, Access: a.observe(),
 		Overrides: a.overrides, TLSTime: a.time.clock.Best,
 		MaxIdle: int(a.cfg.Upstream.MaxIdle), MaxActive: int(a.cfg.Upstream.MaxActive), MaxWait: int(a.cfg.Upstream.MaxWait),
 		Tokens: int(a.cfg.Cache.Tokens), InFlight: a.cfg.Limits.RequestsFlight, ValidateBytes: int64(a.cfg.Limits.ValidateBytes),

@@ -10,6 +10,8 @@ import (
 
 	"tidegate/appliance/admin"
 	"tidegate/appliance/wire"
+	"tidegate/platform/host"
+	"tidegate/platform/memory"
 	"tidegate/store/events/batch"
 	"tidegate/sync/intake"
 )
@@ -21,7 +23,10 @@ func (a *App) Status() admin.Status {
 		Mode: a.dir.Mode().String(), Data: a.cfg.Data,
 		Listen: admin.Listen{HTTP: a.Addr("http"), HTTPS: a.Addr("https"), Admin: a.Addr("admin")},
 		Clock:  a.clockStatus(), Events: a.eventStatus(), Limits: a.counterStatus(),
-		Process: process(),
+		Process: process(), Machine: a.machine(),
+	}
+	if a.operator.link != nil {
+		s.Sync = a.operator.link()
 	}
 	if a.identity != nil {
 		s.Device = a.identity.ID().String()
@@ -129,6 +134,25 @@ func (a *App) counterStatus() admin.Counters {
 		c.Error = err.Error()
 	}
 	return c
+}
+
+// machine is what the device runs on, as it is now.
+func (a *App) machine() admin.Machine {
+	root := os.DirFS("/")
+	m := admin.Machine{
+		Kernel: a.operator.kernel, FileSystem: a.operator.machine.Type,
+		Written: host.Written(root), WornPercent: host.WornPercent(root), Resident: memory.Resident(root),
+	}
+	if s, err := host.SpaceOf(a.cfg.Data); err == nil {
+		m.DiskTotal, m.DiskFree = s.Total, s.Free
+	}
+	if up := time.Since(a.began); up > time.Minute {
+		m.WrittenPerDay = int64(float64(m.Written) / up.Hours() * 24)
+	}
+	if a.operator.access != nil {
+		m.AccessLost = a.operator.access.Lost()
+	}
+	return m
 }
 
 func process() admin.Process {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 
 	"tidegate/sync/intake"
 )
@@ -16,8 +17,10 @@ func hexOf(b []byte) string { return hex.EncodeToString(b) }
 func candidate(r *http.Request) intake.Candidate {
 	q := r.URL.Query()
 	c := intake.Candidate{Source: "apply", Name: q.Get("name"), Retry: q.Get("retry") == "true"}
-	if s := source(r); s != "socket" {
-		c.Source = s
+	if s, ok := strings.CutPrefix(source(r), "socket"); ok {
+		c.Source += s // "apply uid 0 pid 7"
+	} else {
+		c.Source = source(r)
 	}
 	c.Open = func() (io.ReadCloser, error) { return r.Body, nil }
 	return c

@@ -10,16 +10,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
-	"time"
 
 	"tidegate/appliance/gateway"
-	"tidegate/policy"
+	"tidegate/platform/logs"
 	"tidegate/policy/refusal"
 	"tidegate/policy/throttle"
 	"tidegate/store"
@@ -27,9 +23,7 @@ import (
 	"tidegate/store/counters"
 	"tidegate/store/events"
 	"tidegate/sync/bundle"
-	"tidegate/sync/envelope"
 	"tidegate/sync/intake"
-	"tidegate/sync/trust"
 )
 
 // A Device is what the API shows and works on.
@@ -46,40 +40,70 @@ type Device struct {
 	Audit      func(audit.Entry) error // records what a person did
 	Instant    func() throttle.Instant
 	Enrol      func() ([]byte, error) // a signed enrolment request
+	Accounts   *Accounts
+	Recent     *Recent   // the newest calls
+	Lines      *logs.Log // the last lines of the log; nil: none are shown
+	Facts      func() Facts
 	Log        *slog.Logger
 }
 
 // API is the JSON API. It is an http.Handler for the unix socket, whose file's permissions
 // say who may use it.
 type API struct {
-	d   Device
-	mux *http.ServeMux
+	d      Device
+	mux    *http.ServeMux
+	m      *ownMetrics
+	series series
 }
 
 // maxUpload bounds a request body: the largest bundle and its head.
 const maxUpload = bundle.MaxContent + 2*bundle.MaxMetaset
 
+// A route is one method and path of the API.
+type route struct {
+	pattern    string
+	fn         func(http.ResponseWriter, *http.Request) error
+	socketOnly bool // not on the admin listener, whoever has signed in
+	harmless   bool // changes nothing, though it is a POST
+}
+
+// routes lists the API. openapi.json describes each of them.
+func (a *API) routes() []route {
+	return []route{
+		{pattern: "GET /v1/status", fn: a.status},
+		{pattern: "GET /v1/doctor", fn: a.doctor},
+		{pattern: "GET /v1/apis", fn: a.apis},
+		{pattern: "GET /v1/traffic", fn: a.traffic},
+		{pattern: "GET /v1/series", fn: a.history1h},
+		{pattern: "GET /v1/backends", fn: a.backends},
+		{pattern: "GET /v1/counters", fn: a.counters},
+		{pattern: "POST /v1/counters/reset", fn: a.resetCounter},
+		{pattern: "GET /v1/history", fn: a.history},
+		{pattern: "GET /v1/history/export", fn: a.exportHistory},
+		{pattern: "GET /v1/events", fn: a.events},
+		{pattern: "GET /v1/calls", fn: a.calls},
+		{pattern: "GET /v1/logs", fn: a.logs},
+		{pattern: "POST /v1/plan", fn: a.plan, harmless: true},
+		{pattern: "POST /v1/apply", fn: a.apply},
+		{pattern: "POST /v1/confirm", fn: a.confirm},
+		{pattern: "POST /v1/rollback", fn: a.rollback},
+		{pattern: "GET /v1/trust", fn: a.trust},
+		{pattern: "POST /v1/trust", fn: a.installTrust},
+		{pattern: "GET /v1/enrol", fn: a.enrol},
+		{pattern: "GET /v1/admins", fn: a.admins, socketOnly: true},
+		{pattern: "POST /v1/admins", fn: a.setAdmin, socketOnly: true},
+		{pattern: "DELETE /v1/admins/{name}", fn: a.removeAdmin, socketOnly: true},
+	}
+}
+
 // New returns the API of a device.
 func New(d Device) *API {
-	a := &API{d: d, mux: http.NewServeMux()}
-	for pattern, fn := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /v1/status":          a.status,
-		"GET /v1/apis":            a.apis,
-		"GET /v1/counters":        a.counters,
-		"POST /v1/counters/reset": a.resetCounter,
-		"GET /v1/history":         a.history,
-		"GET /v1/history/export":  a.exportHistory,
-		"GET /v1/events":          a.events,
-		"POST /v1/plan":           a.plan,
-		"POST /v1/apply":          a.apply,
-		"POST /v1/confirm":        a.confirm,
-		"POST /v1/rollback":       a.rollback,
-		"GET /v1/trust":           a.trust,
-		"POST /v1/trust":          a.installTrust,
-		"GET /v1/enrol":           a.enrol,
-	} {
-		a.mux.Handle(pattern, a.handle(fn))
+	a := &API{d: d, mux: http.NewServeMux(), m: newOwnMetrics()}
+	for _, r := range a.routes() {
+		a.mux.Handle(r.pattern, a.handle(r.fn))
 	}
+	a.mux.Handle("GET /metrics", a.handle(a.metrics))
+	a.mux.Handle("GET /openapi.json", a.handle(openAPI))
 	a.mux.HandleFunc("GET /healthz/live", a.live)
 	a.mux.HandleFunc("GET /healthz/ready", a.ready)
 	return a
@@ -107,9 +131,19 @@ func (a *API) handle(fn func(http.ResponseWriter, *http.Request) error) http.Han
 			return
 		}
 		word, _ := refusal.Of(err)
+		f := Fault{Error: err.Error(), Code: string(word), Hint: refusal.Hint(err), Exit: refusal.ExitCode(err)}
 		status := http.StatusInternalServerError
 		var bad *badRequestError
+		var own *statusError
+		var large *http.MaxBytesError
 		switch {
+		case errors.As(err, &own):
+			status, f.Hint = own.status, own.hint
+			if own.after > 0 {
+				w.Header().Set("Retry-After", retryAfter(own.after))
+			}
+		case errors.As(err, &large):
+			status = http.StatusRequestEntityTooLarge
 		case word == refusal.Busy:
 			status = http.StatusConflict
 		case word != "":
@@ -117,7 +151,7 @@ func (a *API) handle(fn func(http.ResponseWriter, *http.Request) error) http.Han
 		case errors.As(err, &bad):
 			status = http.StatusBadRequest
 		}
-		writeJSON(w, status, Fault{Error: err.Error(), Code: string(word), Hint: refusal.Hint(err), Exit: refusal.ExitCode(err)})
+		writeFault(w, status, f)
 	})
 }
 
@@ -125,6 +159,8 @@ func (a *API) handle(fn func(http.ResponseWriter, *http.Request) error) http.Han
 type badRequestError struct{ err error }
 
 func (e *badRequestError) Error() string { return e.err.Error() }
+
+func writeFault(w http.ResponseWriter, status int, f Fault) { writeJSON(w, status, f) }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
@@ -152,127 +188,6 @@ func (a *API) status(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// APIView is one API that is served.
-type APIView struct {
-	Name       string          `json:"name"`
-	Version    string          `json:"version"`
-	BasePath   string          `json:"base_path"`
-	Default    string          `json:"default_path,omitempty"`
-	Plan       string          `json:"plan,omitempty"`
-	Production string          `json:"production,omitempty"` // name of the endpoint group
-	Sandbox    string          `json:"sandbox,omitempty"`
-	Operations []OperationView `json:"operations"`
-}
-
-// OperationView is one operation with its counts since the start.
-type OperationView struct {
-	Method   string            `json:"method"`
-	Template string            `json:"template"`
-	ID       string            `json:"operation_id,omitempty"`
-	Secured  bool              `json:"secured"`
-	Scopes   []string          `json:"scopes,omitempty"`
-	Plan     string            `json:"plan,omitempty"`
-	Answers  map[string]uint64 `json:"answers"` // by class: "2xx"
-	MeanMS   float64           `json:"mean_ms"`
-}
-
-func (a *API) apis(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, APIs(a.d.Gateway))
-	return nil
-}
-
-// APIs describes what a gateway serves.
-func APIs(g *gateway.Gateway) []APIView {
-	out := []APIView{}
-	set := g.Active()
-	if set == nil {
-		return out
-	}
-	counts := map[string]*gateway.OpStats{}
-	g.Stats().Each(func(o *gateway.OpStats) { counts[o.API+"\x00"+o.Version+"\x00"+o.Method+"\x00"+o.Template] = o })
-	group := func(r policy.EndpointRef) string {
-		if r == 0 {
-			return ""
-		}
-		return set.Endpoints[r-1].Name
-	}
-	for i := range set.APIs {
-		p := &set.APIs[i]
-		v := APIView{Name: p.Name, Version: p.Version, BasePath: orRoot(p.BasePath), Default: p.DefaultPath, Plan: p.Plan, Production: group(p.Production), Sandbox: group(p.Sandbox), Operations: []OperationView{}}
-		for k := range p.Operations {
-			o := &p.Operations[k]
-			ov := OperationView{Method: o.Method, Template: o.Template, ID: o.ID, Secured: len(o.Security) > 0, Scopes: o.Scopes, Plan: o.Plan, Answers: map[string]uint64{}}
-			if c := counts[p.Name+"\x00"+p.Version+"\x00"+o.Method+"\x00"+o.Template]; c != nil {
-				var n uint64
-				for class := range c.Classes {
-					if k := c.Classes[class].Load(); k > 0 {
-						ov.Answers[strconv.Itoa(class)+"xx"] = k
-						n += k
-					}
-				}
-				if n > 0 {
-					ov.MeanMS = float64(c.Micros.Load()) / float64(n) / 1000
-				}
-			}
-			v.Operations = append(v.Operations, ov)
-		}
-		out = append(out, v)
-	}
-	return out
-}
-
-func orRoot(p string) string {
-	if p == "" {
-		return "/"
-	}
-	return p
-}
-
-// CounterView is one count of a limit.
-type CounterView struct {
-	Key     string     `json:"key"`
-	Plan    string     `json:"plan,omitempty"`
-	Level   string     `json:"level,omitempty"`
-	Kind    string     `json:"kind,omitempty"`
-	Limit   int64      `json:"limit"`
-	Used    int64      `json:"used"`
-	Durable int64      `json:"durable"` // units that are on disk
-	Start   *time.Time `json:"window_start,omitempty"`
-	End     *time.Time `json:"window_end,omitempty"`
-	Shared  bool       `json:"shared,omitempty"`
-}
-
-func (a *API) counters(w http.ResponseWriter, r *http.Request) error {
-	limit, err := number(r, "limit", 10_000)
-	if err != nil {
-		return err
-	}
-	plan := r.URL.Query().Get("plan")
-	out := []CounterView{}
-	a.d.Ledger.Rows(func(row counters.Row) bool {
-		if plan != "" && row.Plan != plan {
-			return true
-		}
-		v := CounterView{Key: row.Key.String(), Plan: row.Plan, Limit: row.Limit, Used: row.Used, Durable: row.Durable, Shared: row.Shared}
-		if row.Plan != "" {
-			v.Level, v.Kind = row.Level.String(), row.Kind.String()
-		}
-		if !row.End.IsZero() {
-			v.Start, v.End = &row.Start, &row.End
-		}
-		out = append(out, v)
-		return len(out) < limit
-	})
-	slices.SortFunc(out, func(x, y CounterView) int {
-		if c := strings.Compare(x.Plan, y.Plan); c != 0 {
-			return c
-		}
-		return strings.Compare(x.Key, y.Key)
-	})
-	writeJSON(w, http.StatusOK, out)
-	return nil
-}
-
 // number reads a whole number from the query.
 func number(r *http.Request, name string, or int) (int, error) {
 	s := r.URL.Query().Get(name)
@@ -284,23 +199,6 @@ func number(r *http.Request, name string, or int) (int, error) {
 		return 0, &badRequestError{errors.New(name + " is not a whole number")}
 	}
 	return n, nil
-}
-
-func (a *API) resetCounter(w http.ResponseWriter, r *http.Request) error {
-	text := r.URL.Query().Get("key")
-	key, err := throttle.ParseKey(text)
-	if err != nil {
-		return &badRequestError{err}
-	}
-	n, err := a.d.Ledger.Reset(a.d.Instant(), key)
-	if err != nil {
-		return err
-	}
-	if err := a.d.Audit(audit.Entry{Event: audit.Operator, Source: source(r), Detail: "counters reset: " + key.String()}); err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"key": key.String(), "reset": n})
-	return nil
 }
 
 // source says how a request came in, for the audit log.
@@ -316,81 +214,4 @@ type sourceKey struct{}
 // WithSource names how requests come in.
 func WithSource(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, sourceKey{}, name)
-}
-
-// HistoryView is one entry of the audit log.
-type HistoryView struct {
-	N      uint64    `json:"n"`
-	Floor  time.Time `json:"floor"`
-	System time.Time `json:"system,omitzero"`
-	Uptime float64   `json:"uptime_seconds"`
-	Event  string    `json:"event"`
-	Code   string    `json:"code,omitempty"`
-	Digest string    `json:"digest,omitempty"`
-	Source string    `json:"source,omitempty"`
-	Detail string    `json:"detail,omitempty"`
-	Count  uint64    `json:"count,omitempty"`
-	Hash   string    `json:"hash"`
-}
-
-func (a *API) history(w http.ResponseWriter, r *http.Request) error {
-	n, err := number(r, "limit", 100)
-	if err != nil {
-		return err
-	}
-	records, err := audit.Tail(a.d.State, min(n, 1000))
-	if err != nil {
-		return err
-	}
-	out := []HistoryView{}
-	for _, e := range records {
-		out = append(out, HistoryView{
-			N: e.N, Floor: e.Floor.UTC(), System: e.Wall, Uptime: e.Uptime.Seconds(), Event: string(e.Event), Code: string(e.Word),
-			Digest: hexOf(e.Digest), Source: e.Source, Detail: e.Detail, Count: e.Count, Hash: hexOf(e.Hash[:]),
-		})
-	}
-	writeJSON(w, http.StatusOK, out)
-	return nil
-}
-
-func (a *API) exportHistory(w http.ResponseWriter, _ *http.Request) error {
-	w.Header().Set("Content-Type", "application/vnd.tidegate.audit+cbor-seq")
-	_, err := audit.Export(a.d.State, w)
-	return err
-}
-
-func (a *API) enrol(w http.ResponseWriter, _ *http.Request) error {
-	b, err := a.d.Enrol()
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/vnd.tidegate.enroll+cbor-seq")
-	_, err = w.Write(b)
-	return err
-}
-
-func (a *API) trust(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, a.d.Status().Trust)
-	return nil
-}
-
-func (a *API) installTrust(w http.ResponseWriter, r *http.Request) error {
-	file, err := io.ReadAll(io.LimitReader(r.Body, bundle.MaxRoots*envelope.MaxRoot+4096))
-	if err != nil {
-		return err
-	}
-	var print trust.Digest
-	if s := r.URL.Query().Get("fingerprint"); s != "" {
-		d, err := bundle.ParseDigest(s)
-		if err != nil {
-			return err
-		}
-		print = trust.Digest(d)
-	}
-	report, err := a.d.Desk.InstallRoot(r.Context(), file, print)
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, OutcomeOf(report))
-	return nil
 }

@@ -33,6 +33,8 @@ type Status struct {
 	Last    *Outcome       `json:"last,omitempty"` // newest outcome of a candidate or a trial
 	Data    string         `json:"data"`
 	Process Process        `json:"process"`
+	Machine Machine        `json:"machine"`
+	Sync    *Sync          `json:"sync,omitempty"` // absent where no link is configured
 }
 
 // Listen are the bound addresses; "" for none.
@@ -140,6 +142,31 @@ type Process struct {
 	Goroutines int   `json:"goroutines"`
 	Heap       int64 `json:"heap_bytes"`
 	Limit      int64 `json:"memory_limit_bytes,omitempty"`
+}
+
+// Machine is what the device runs on.
+type Machine struct {
+	Kernel        string `json:"kernel,omitempty"`
+	FileSystem    string `json:"file_system,omitempty"` // of the data folder
+	DiskTotal     int64  `json:"disk_bytes"`
+	DiskFree      int64  `json:"disk_free_bytes"`
+	Written       int64  `json:"written_bytes"` // to block devices, by this process since its start
+	WrittenPerDay int64  `json:"written_bytes_per_day"`
+	WornPercent   int    `json:"worn_percent"` // of the flash's life; -1: it does not say
+	Resident      int64  `json:"resident_bytes"`
+	AccessLost    uint64 `json:"access_log_lost,omitempty"`
+}
+
+// Sync is the link to the fleet.
+type Sync struct {
+	Connected   bool       `json:"connected"`
+	Broker      string     `json:"broker,omitempty"` // the one in use, or tried last
+	State       string     `json:"state"`            // for people: "waiting 40s", "connected"
+	LastContact *time.Time `json:"last_contact,omitempty"`
+	Error       string     `json:"error,omitempty"` // of the last try
+	BytesUp     uint64     `json:"bytes_up"`
+	BytesDown   uint64     `json:"bytes_down"`
+	Unacked     uint64     `json:"unacknowledged_batches"`
 }
 
 // Outcome is a report of the intake desk.

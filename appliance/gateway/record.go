@@ -40,6 +40,9 @@ func (c *call) record() {
 		e.ConsumerKey, e.KeyType, e.User, e.Plan = p.ConsumerKey, p.KeyType.String(), p.UserID(), p.SubscriptionPlan
 		if p.Cached {
 			e.Flags |= batch.TokenCached
+			g.stats.remembered.Add(1)
+		} else {
+			g.stats.checked.Add(1)
 		}
 	}
 	if c.cached {

@@ -56,7 +56,8 @@ type Stats struct {
 	order []*OpStats
 	codes sync.Map // fault code → *atomic.Uint64; as many as there are codes
 
-	all, failed atomic.Uint64
+	all, failed         atomic.Uint64
+	remembered, checked atomic.Uint64 // authenticated calls, by how
 }
 
 func newStats() *Stats { return &Stats{ops: map[string]*OpStats{}} }

@@ -121,7 +121,7 @@ func device(cfg *config.Config, log *logs.Log, listeners map[string]net.Listener
 		return nil, err
 	}
 	app, err := appliance.New(appliance.Options{
-		Config: cfg, Log: log.Logger, Lines: log, Check: []string{self, store.CheckArg}, Listeners: listeners,
+		Config: cfg, Log: log.Logger, Lines: log, Access: os.Stdout, Check: []string{self, store.CheckArg}, Listeners: listeners,
 	})
 	if err != nil {
 		return nil, err
