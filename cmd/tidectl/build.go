@@ -95,6 +95,7 @@ func (a *app) build(dir string, f buildFlags) error {
 		if o.like, err = write.ReadLike(file); err != nil {
 			return refusal.About(f.like, err)
 		}
+		o.issued = time.Unix(int64(o.like.Issued()), 0)
 	}
 	if o.signers, err = a.signers(f.keys, f.signers); err != nil {
 		return err

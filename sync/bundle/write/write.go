@@ -185,6 +185,10 @@ type Like struct {
 	sealed      map[string][]byte
 }
 
+// Issued returns the time of the other build, in seconds since 1970: what is counted from it,
+// such as an expiry, has to be counted from the same moment.
+func (l *Like) Issued() uint64 { return l.issued }
+
 // ReadLike reads what is needed from another build of the same project.
 func ReadLike(file io.ReaderAt) (*Like, error) {
 	_, m, src, err := open(file)
