@@ -19,7 +19,7 @@ import (
 
 func (a *app) importCommand() *cobra.Command {
 	c := &cobra.Command{Use: "import", Short: "Bring APIs into a project"}
-	c.AddCommand(a.importOpenAPICommand(), a.importWSO2Command())
+	c.AddCommand(a.importOpenAPICommand(), a.importWSO2Command(), a.importMicrogatewayCommand())
 	return c
 }
 

@@ -3,6 +3,8 @@
 package main
 
 import (
+	_ "time/tzdata" // calendar plans on devices without zone files
+
 	"context"
 	"errors"
 	"os"
@@ -79,7 +81,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
 	root.AddCommand(
 		a.initCommand(), a.keysCommand(), a.trustCommand(), a.importCommand(), a.validateCommand(),
-		a.buildCommand(), a.bundleCommand(), a.devCommand(), a.tokenCommand(), a.apikeyCommand(), a.versionCommand(),
+		a.buildCommand(), a.bundleCommand(), a.devCommand(), a.tokenCommand(), a.apikeyCommand(), a.wso2Command(), a.versionCommand(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

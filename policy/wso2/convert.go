@@ -27,14 +27,16 @@ type converter struct {
 	failures    []error
 }
 
+func newConverter() *converter {
+	return &converter{at: map[string]int{}, files: map[string][]byte{}, plans: map[string]bool{}, used: map[string][]string{}, offered: map[string]bool{}, groupNames: map[string]string{}}
+}
+
 // Convert turns an export into the files of a project. known are plans that the project
 // has beside those of the export, as "kind name". The error is E_FORMAT for a reply of the
 // wrong shape and E_COMPILE for what no project can hold: every fault is in it.
 func Convert(x *Export, known []string) (*Result, error) {
-	c := &converter{
-		at: map[string]int{}, files: map[string][]byte{}, plans: map[string]bool{}, used: map[string][]string{}, offered: map[string]bool{}, groupNames: map[string]string{},
-		r: Report{Warnings: slices.Clone(x.Warnings), Dropped: slices.Clone(x.Dropped)},
-	}
+	c := newConverter()
+	c.r = Report{Warnings: slices.Clone(x.Warnings), Dropped: slices.Clone(x.Dropped)}
 	for _, k := range known {
 		c.plans[k] = true
 	}
@@ -69,6 +71,13 @@ func Convert(x *Export, known []string) (*Result, error) {
 		res.Files = append(res.Files, Document{Kind: KindFile, Name: name, File: name, Body: c.files[name], Source: digest(c.files[name])})
 	}
 	c.unused()
+	c.sortDropped()
+	res.Report = c.r
+	return res, nil
+}
+
+// sortDropped puts what protected something first.
+func (c *converter) sortDropped() {
 	slices.SortStableFunc(c.r.Dropped, func(a, b Dropped) int {
 		switch {
 		case a.Security == b.Security:
@@ -78,8 +87,6 @@ func Convert(x *Export, known []string) (*Result, error) {
 		}
 		return 1
 	})
-	res.Report = c.r
-	return res, nil
 }
 
 // read reads the APIs, in the order of their names, and leaves out what is not published.
@@ -120,20 +127,29 @@ func (a *api) file() string {
 func (a *api) document() (Document, error) {
 	from := canonical(a.src.Object.node, noise...)
 	d := Document{Kind: KindAPI, Name: a.name, Version: a.version, File: a.file(), Source: digest(append(from, a.src.Definition...))}
+	d.Operations = a.operations()
+	var err error
+	d.Body, err = a.encode()
+	return d, err
+}
+
+// operations counts them.
+func (a *api) operations() (n int) {
 	for _, p := range a.doc.Value("paths").All() {
 		for _, k := range p.Value.All() {
 			if methods[k.Name] {
-				d.Operations++
+				n++
 			}
 		}
 	}
-	if !a.yaml {
-		d.Body = encodeJSON(a.doc)
-		return d, nil
+	return n
+}
+
+func (a *api) encode() ([]byte, error) {
+	if a.yaml {
+		return encodeYAML(a.doc)
 	}
-	var err error
-	d.Body, err = encodeYAML(a.doc)
-	return d, err
+	return encodeJSON(a.doc), nil
 }
 
 // paths refuses two APIs that would answer the same calls.

@@ -31,10 +31,19 @@ func (c *converter) operations(a *api) {
 		}
 		setScopes(op, s.scopes)
 	}
-	if paths == nil {
-		return
+	c.uses(a)
+}
+
+// uses notes the plans and the code that operations name.
+func (c *converter) uses(a *api) {
+	level := a.doc.Value("x-wso2-throttling-tier")
+	if level == nil {
+		level = a.doc.Value("x-throttling-tier")
 	}
-	for _, p := range paths.Keys {
+	if t := scalarText(level); t != "" && !strings.EqualFold(t, "Unlimited") && len(c.used[t]) == 0 {
+		c.use(t, a.object)
+	}
+	for _, p := range a.doc.Value("paths").All() {
 		for _, k := range p.Value.All() {
 			if k.Value == nil || k.Value.Kind != source.Map || !methods[k.Name] {
 				continue
@@ -42,8 +51,8 @@ func (c *converter) operations(a *api) {
 			object := fmt.Sprintf("%s: %s %s", a.object, strings.ToUpper(k.Name), p.Name)
 			c.interceptors(k.Value, object)
 			for _, key := range []string{"x-throttling-tier", "x-wso2-throttling-tier"} {
-				if t := k.Value.Value(key); t.IsScalar() && t.Text != "" && !strings.EqualFold(t.Text, "Unlimited") && a.doc.Value("x-wso2-throttling-tier") == nil {
-					c.use(t.Text, object)
+				if t := scalarText(k.Value.Value(key)); t != "" && !strings.EqualFold(t, "Unlimited") && level == nil {
+					c.use(t, object)
 				}
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,9 +191,7 @@ func writeCanonical(b *bytes.Buffer, n *source.Node, without []string) {
 	}
 }
 
-// plainText is a text that YAML reads back as the same text without quotes.
-var plainText = regexp.MustCompile(`^[A-Za-z_/$][A-Za-z0-9_./$@+-]*([ :]?[A-Za-z0-9_./$@+&-]+)*$`)
-
+// yamlWords are texts that older YAML reads as something else.
 var yamlWords = []string{"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 // yamlNode returns the tree for the YAML encoder. Mappings and lists of scalars with no
@@ -259,8 +256,8 @@ func scalar(kind source.Kind, s string) *yaml.Node {
 		switch {
 		case strings.Contains(s, "\n") && !strings.ContainsAny(s, "\r\t\x00") && strings.TrimRight(s, " \n") == strings.TrimSuffix(s, "\n") && s[0] != ' ' && s[0] != '\n' && !strings.Contains(s, " \n"):
 			out.Style = yaml.LiteralStyle
-		case !plainText.MatchString(s) || slices.Contains(yamlWords, strings.ToLower(s)):
-			out.Style = yaml.DoubleQuotedStyle
+		case slices.Contains(yamlWords, strings.ToLower(s)):
+			out.Style = yaml.SingleQuotedStyle
 		}
 	}
 	return out
