@@ -62,7 +62,7 @@ type Count struct {
 // A Verdict is why a bundle was refused.
 type Verdict struct {
 	_      struct{} `cbor:",toarray"`
-	Digest []byte // or empty
+	Digest []byte   // or empty
 	Word   string
 	Detail string
 }
@@ -389,4 +389,27 @@ func open(b []byte, s trust.State, role trust.RoleNumber, kind envelope.Kind, li
 		return err
 	}
 	return s.Current(role, *c, floor)
+}
+
+// KindOf returns the kind that a signed message claims, "" if it is none.
+func KindOf(env []byte) envelope.Kind {
+	c := canon.Walk(env)
+	c.Tag()
+	if n, ok := c.Array(); !ok || n != 4 {
+		return ""
+	}
+	protected, ok := c.Bytes()
+	if !ok {
+		return ""
+	}
+	c = canon.Walk(protected)
+	c.Map()
+	c.Uint()
+	text, _ := c.Text()
+	for _, k := range []envelope.Kind{envelope.Batch, envelope.Loss, envelope.Status, envelope.Result, LogLines, envelope.Enroll} {
+		if text == k.ContentType() {
+			return k
+		}
+	}
+	return ""
 }

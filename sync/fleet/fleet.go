@@ -1,0 +1,247 @@
+// Package fleet is the workstation's end of the link: it publishes bundles, collects what
+// devices hand up, and enrols devices. The engine that scales is the broker a site already
+// runs; a publisher keeps no state that a second one could not have, and a collector's state
+// is its database.
+//
+// It promises: what a collector acknowledges is committed; a batch that comes twice is stored
+// once; nothing of a device that is not enrolled is stored. What a publisher says are hints
+// and signed objects; which device takes a bundle is decided by the bundle and the device.
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"tidegate/policy/refusal"
+	"tidegate/sync/envelope"
+	"tidegate/sync/mqttsync/pipe"
+	"tidegate/sync/trust"
+)
+
+// A Broker is how the fleet's side connects.
+type Broker struct {
+	URLs               []*url.URL // in order of preference
+	ClientID           string     // must be its own for each process
+	Username, Password string
+	TLS                *tls.Config
+	Proxy              *url.URL
+	Dial               func(ctx context.Context, network, address string) (net.Conn, error) // nil: the system's
+	Log                *slog.Logger
+}
+
+// keep connects, runs session on each connection, and connects again with growing random
+// pauses, until ctx ends.
+func (b *Broker) keep(ctx context.Context, session func(ctx context.Context, p *pipe.Pipe) error) error {
+	for tries := 0; ; tries++ {
+		u := b.URLs[tries%len(b.URLs)]
+		began := time.Now()
+		p, err := pipe.Dial(ctx, pipe.Options{
+			URL: u, ClientID: b.ClientID, Username: b.Username, Password: b.Password, TLS: b.TLS, Proxy: b.Proxy,
+			KeepAlive: 60 * time.Second, PingTimeout: 30 * time.Second, Backlog: 256, WhenFull: pipe.Wait, Pace: 1 << 20, Dial: b.Dial,
+		})
+		if err == nil {
+			err = b.hold(ctx, p, session)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if errors.Is(err, errDone) {
+			return nil
+		}
+		if time.Since(began) > time.Minute {
+			tries = 0
+		}
+		pause := time.Duration(rand.Int64N(int64(min(time.Second<<min(tries, 6), time.Minute)) + 1))
+		b.log().Warn("no link to the broker", "broker", u.Redacted(), "err", err, "again", pause.Round(time.Millisecond))
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
+}
+
+var errDone = errors.New("done")
+
+func (b *Broker) hold(ctx context.Context, p *pipe.Pipe, session func(ctx context.Context, p *pipe.Pipe) error) error {
+	defer p.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return session(ctx, p)
+}
+
+func (b *Broker) log() *slog.Logger {
+	if b.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return b.Log
+}
+
+// A Directory knows the devices of a fleet.
+type Directory interface {
+	// Device returns the enrolment of a device; its report key is what the device signs with.
+	Device(id trust.DeviceID) (*trust.Enrolment, bool)
+	// All calls yield for every device.
+	All(yield func(*trust.Enrolment) bool)
+}
+
+// A Registry is a folder of .tidedevice files, each verified. A device whose file appears
+// later is known within seconds. It is safe for concurrent use.
+type Registry struct {
+	dir  string
+	root trust.State
+
+	mu      sync.Mutex
+	devices map[trust.DeviceID]*trust.Enrolment
+	files   map[trust.DeviceID][]byte
+	looked  time.Time
+	stamp   time.Time // of the folder when it was read
+	faults  []error
+}
+
+// lookEvery bounds how often an unknown device makes the folder be read again.
+const lookEvery = 2 * time.Second
+
+// OpenRegistry reads a folder. Files that do not verify are left out and told by Faults.
+func OpenRegistry(dir string, root trust.State) (*Registry, error) {
+	r := &Registry{dir: dir, root: root}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r, r.read()
+}
+
+// read reads the folder. The caller holds mu.
+func (r *Registry) read() error {
+	info, err := os.Stat(r.dir)
+	if err != nil {
+		return err
+	}
+	if r.devices != nil && info.ModTime().Equal(r.stamp) {
+		return nil
+	}
+	names, err := filepath.Glob(filepath.Join(r.dir, "*.tidedevice"))
+	if err != nil {
+		return err
+	}
+	devices, files := map[trust.DeviceID]*trust.Enrolment{}, map[trust.DeviceID][]byte{}
+	var faults []error
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		e, err := OpenEnrolment(b, r.root)
+		if err != nil {
+			faults = append(faults, refusal.About(filepath.Base(name), err))
+			continue
+		}
+		if old := devices[e.Device]; old == nil || old.Epoch < e.Epoch || old.Epoch == e.Epoch && old.Seq < e.Seq {
+			devices[e.Device], files[e.Device] = e, b
+		}
+	}
+	r.devices, r.files, r.faults, r.stamp, r.looked = devices, files, faults, info.ModTime(), time.Now()
+	return nil
+}
+
+// OpenEnrolment verifies a .tidedevice file and returns what it says.
+func OpenEnrolment(file []byte, root trust.State) (*trust.Enrolment, error) {
+	msgs, err := envelope.ReadFile(envelope.Device, bytes.NewReader(file))
+	if err != nil {
+		return nil, err
+	}
+	payload, _, err := root.Verify(trust.RoleRelease, envelope.Device, msgs[0])
+	if err != nil {
+		return nil, err
+	}
+	return trust.ParseEnrolment(payload)
+}
+
+// Device implements [Directory].
+func (r *Registry) Device(id trust.DeviceID) (*trust.Enrolment, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.devices[id]
+	if !ok && time.Since(r.looked) > lookEvery {
+		r.looked = time.Now()
+		if r.read() == nil {
+			e, ok = r.devices[id]
+		}
+	}
+	return e, ok
+}
+
+// All implements [Directory].
+func (r *Registry) All(yield func(*trust.Enrolment) bool) {
+	r.mu.Lock()
+	all := make([]*trust.Enrolment, 0, len(r.devices))
+	for _, e := range r.devices {
+		all = append(all, e)
+	}
+	r.mu.Unlock()
+	for _, e := range all {
+		if !yield(e) {
+			return
+		}
+	}
+}
+
+// File returns the .tidedevice file of a device, nil if there is none.
+func (r *Registry) File(id trust.DeviceID) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.files[id]
+}
+
+// Faults returns why files were left out.
+func (r *Registry) Faults() []error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.faults
+}
+
+// Believe reads a .tideroot file and walks its chain from its first root, as a device that
+// pinned that root would.
+func Believe(file []byte) (trust.State, error) {
+	s, _, err := trust.Pin(file, 0)
+	if err != nil {
+		return s, err
+	}
+	envs, err := envelope.ReadFile(envelope.Root, bytes.NewReader(file))
+	if err != nil {
+		return s, err
+	}
+	s, _, err = s.AddRoots(envs, 0, func(trust.State) error { return nil })
+	return s, err
+}
+
+// unix is a time as messages have it.
+func unix(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) } //nolint:gosec // not negative
+
+// labelled reports whether a device carries all labels.
+func labelled(e *trust.Enrolment, labels []string) bool {
+	for _, l := range labels {
+		if !strings.Contains("\x00"+strings.Join(e.Labels, "\x00")+"\x00", "\x00"+l+"\x00") {
+			return false
+		}
+	}
+	return true
+}
+
+var errUnknown = refusal.New(refusal.Target, "device is not enrolled").WithHint("enrol it with tidectl fleet enroll, or check --devices")
+
+func about(id trust.DeviceID, err error) error { return fmt.Errorf("device %s: %w", id, err) }
