@@ -76,3 +76,6 @@ func newAuth(a *policy.BackendAuth, over Override, profile *policy.TLS, o Option
 func basicAuth(user, password string) fixedAuth {
 	return fixedAuth{Name: "Authorization", Value: "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))}
 }
+
+// Basic returns the value of an Authorization header for HTTP Basic (RFC 7617).
+func Basic(user, password string) string { return basicAuth(user, password).Value }

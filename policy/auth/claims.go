@@ -104,6 +104,17 @@ func (o object) claims(renames []policy.ClaimRename) *policy.Claims {
 	return c
 }
 
+// ParseClaims reads a JSON object as claims: the payload of a token, or what a key manager
+// says of one (RFC 7662 §2.2). A member that appears twice is an error; one that is null counts
+// as absent.
+func ParseClaims(b []byte) (*policy.Claims, error) {
+	o, err := readObject(b)
+	if err != nil {
+		return nil, err
+	}
+	return o.claims(nil), nil
+}
+
 // meets reports whether every rule holds.
 func meets(c *policy.Claims, rules []policy.ClaimRule) bool {
 	for _, r := range rules {
