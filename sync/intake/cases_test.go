@@ -112,6 +112,8 @@ func TestA18AnotherTotalAndNoSpace(t *testing.T) {
 	}
 	w.refuse(candidate(bundletest.Forge(h.Roots, env, bundletest.Chunks(t, good)...)), refusal.Limit, 0)
 
+	w.desk.o.MaxBytes = int64(len(good)) - 1
+	w.refuse(candidate(good), refusal.NoSpace, 0)
 	w.quota = 4000
 	w.restart()
 	big := make([]byte, 50_000)
@@ -670,6 +672,7 @@ func TestG13OneAtATime(t *testing.T) {
 func TestWithoutARootNothingIsTakenIn(t *testing.T) {
 	w := bareWorld(t)
 	w.start()
+	must(t, w.desk.SetTime(time.Unix(bundletest.Issued+5000, 0), "console"))
 	w.refuse(candidate(w.bundle(1, nil)), refusal.RootNone, 0)
 	w.refuse(candidate(w.fleet.RootFile(1)), refusal.RootNone, 0)
 	_, err := w.desk.InstallRoot(t.Context(), w.fleet.RootFile(1), trust.Digest{1})
@@ -684,6 +687,9 @@ func TestWithoutARootNothingIsTakenIn(t *testing.T) {
 	r, err := w.desk.InstallRoot(t.Context(), w.fleet.RootFile(1), print)
 	if err != nil || r.Roots != 2 || w.desk.Status().Root != 2 {
 		t.Fatalf("install: %+v, %v", r, err)
+	}
+	if got := w.desk.Floor().Unix; got < bundletest.Issued+5000 {
+		t.Errorf("the floor went back to %d", got)
 	}
 	// There is no second pin.
 	_, err = w.desk.InstallRoot(t.Context(), bundletest.New(t, "b").RootFile(1), trust.Digest{})

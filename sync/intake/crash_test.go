@@ -191,7 +191,7 @@ func TestI1toI7PowerCutsSinglyAndInPairs(t *testing.T) {
 	if total < 30 {
 		t.Fatalf("only %d steps", total)
 	}
-	stride := 11
+	stride := 19
 	if os.Getenv("TIDEGATE_ALL_CUTS") != "" {
 		stride = 1
 	}

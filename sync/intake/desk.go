@@ -43,6 +43,8 @@ type Options struct {
 	Identity seal.Opener   // that opens secrets; nil: none
 	Groups   []seal.Opener // keys that the device shares with others
 
+	MaxBytes int64 // of the file of one bundle; 0: what the format allows
+
 	Log *slog.Logger // nil: silent
 
 	// Charge is called at a start that puts a bundle on trial again, before it is loaded:

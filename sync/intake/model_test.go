@@ -318,7 +318,7 @@ func (p *player) fatalf(format string, args ...any) {
 
 // Random operations on a device and on a model of the specification: they never disagree.
 func TestTheDeviceDoesWhatTheModelDoes(t *testing.T) {
-	games := 25
+	games := 12
 	if os.Getenv("TIDEGATE_GAMES") != "" {
 		if _, err := fmt.Sscanf(os.Getenv("TIDEGATE_GAMES"), "%d", &games); err != nil {
 			t.Fatal(err)

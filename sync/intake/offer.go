@@ -251,6 +251,10 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 		d.alarmFor(err, h.Manifest)
 		return j, err
 	}
+	if size := m.Size(int64(len(h.Bytes))); d.o.MaxBytes > 0 && size > d.o.MaxBytes {
+		return j, refusal.New(refusal.NoSpace, "the bundle has %d bytes, at most %d are allowed on this device", size, d.o.MaxBytes).
+			WithHint("make it smaller, or raise the quota for bundles")
+	}
 	j.state, j.verdict = state, verdict
 	r.Phase = Verified
 	r.Changes = bundle.Compare(d.manifest(bundle.Digest(d.servingDigest())), m)

@@ -130,6 +130,9 @@ func (d *Desk) installRoot(r Report, file []byte, expect trust.Digest) (Report, 
 	digest := fingerprint(first)
 	d.deciding.Lock()
 	next := d.next()
+	if f := next.state.Floor(); f.Unix > pinned.Floor().Unix {
+		pinned = pinned.SetTime(f.Unix * 1000) // what was known of the time stays known
+	}
 	next.state = pinned
 	// On a device that was locked the bundle that serves was confirmed once: it keeps its
 	// place in the sequence, as far as it belongs to this root.
