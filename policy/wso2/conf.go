@@ -239,6 +239,9 @@ func (f *conf) issuer(t *source.Node, kind string) *source.Node {
 	}
 	if jwks != "" {
 		set(n, "jwks_url", text(jwks))
+		if !known {
+			set(n, "algorithms", texts([]string{"RS256"})) // as API Manager signs
+		}
 	}
 	if !known && jwks == "" {
 		return nil

@@ -261,7 +261,10 @@ func (p *planner) entry(e *Entry) error {
 		state = New
 		l.Written = ""
 	case e.Kind == KindSecret: // its digest would be a way to guess it
-		if there != l.Written {
+		switch {
+		case there == "":
+			state = New
+		case there != l.Written:
 			state = Changed
 		}
 		l.Source, l.Written = "", ""
