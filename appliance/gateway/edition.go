@@ -210,12 +210,12 @@ func (g *Gateway) Active() *policy.Set {
 	return nil
 }
 
-// acquire returns the active edition and counts the caller in, nil for none.
+// acquire returns the active edition, or the one that serves nothing, and counts the caller in.
 func (g *Gateway) acquire() *Edition {
 	for {
 		e := g.active.Load()
 		if e == nil {
-			return nil
+			e = g.none
 		}
 		for n := e.refs.Load(); n > 0; n = e.refs.Load() {
 			if e.refs.CompareAndSwap(n, n+1) {

@@ -80,6 +80,7 @@ type Options struct {
 type Gateway struct {
 	o      Options
 	active atomic.Pointer[Edition]
+	none   *Edition // serves nothing; stands in while none is active
 	flight atomic.Int64
 	stats  *Stats
 
@@ -94,7 +95,10 @@ func New(o Options) *Gateway {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Gateway{o: o, stats: newStats(), background: ctx, stop: stop}
+	g := &Gateway{o: o, stats: newStats(), background: ctx, stop: stop}
+	g.none = &Edition{gw: g, set: &policy.Set{}}
+	g.none.refs.Store(1)
+	return g
 }
 
 // Close stops health checks. Calls still in flight finish.
@@ -134,16 +138,12 @@ func (g *Gateway) Serve(x wire.Exchange) {
 	n := g.flight.Add(1)
 	defer g.flight.Add(-1)
 	ed := g.acquire()
-	if ed == nil {
-		ed = &Edition{gw: g, set: &policy.Set{}}
-		ed.refs.Store(1)
-	}
 	defer ed.release()
 	c := newCall(x, ed, start)
 	defer c.finish()
 	var err error
 	switch {
-	case len(ed.apis) == 0 && ed.routes == nil:
+	case ed == g.none:
 		err = &fault.Error{Fault: noBundle, RetryAfter: 10 * time.Second}
 	case n > g.o.InFlight && g.o.InFlight > 0:
 		err = &fault.Error{Fault: shed, RetryAfter: time.Second}
@@ -212,7 +212,7 @@ func (c *call) preflight(h *wire.Head) bool {
 		c.add(f.Name, f.Value)
 	}
 	c.add(fieldID, c.x.ID())
-	c.match.API = &c.ed.set.APIs[i]
+	c.match.API, c.match.APIIndex = &c.ed.set.APIs[i], i
 	c.start204()
 	return true
 }
@@ -242,10 +242,6 @@ func (g *Gateway) health(x wire.Exchange) {
 // Refuse answers what the engine refused by itself (wire.Refuser).
 func (g *Gateway) Refuse(x wire.Exchange, status int, reason string) {
 	ed := g.acquire()
-	if ed == nil {
-		ed = &Edition{gw: g, set: &policy.Set{}}
-		ed.refs.Store(1)
-	}
 	defer ed.release()
 	c := newCall(x, ed, time.Now())
 	defer c.finish()
