@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"io"
 	"os"
@@ -28,19 +27,19 @@ type Published struct {
 
 // OpenBundle verifies a bundle file as a device would, without asking whom it is for, and
 // keeps it open.
-func OpenBundle(ctx context.Context, name string, root trust.State) (*Published, error) {
+func OpenBundle(name string, root trust.State) (*Published, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	p, err := openBundle(ctx, f, root)
+	p, err := openBundle(f, root)
 	if err != nil {
 		return nil, refusal.About(name, err)
 	}
 	return p, nil
 }
 
-func openBundle(_ context.Context, f *os.File, root trust.State) (p *Published, err error) {
+func openBundle(f *os.File, root trust.State) (p *Published, err error) {
 	defer func() {
 		if err != nil {
 			_ = f.Close()
