@@ -1,10 +1,6 @@
 package project
 
 import (
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/sha1" // names certificates (RFC 7515 §4.1.7), proves nothing
 	"crypto/tls"
 	"crypto/x509"
@@ -13,11 +9,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"path"
 	"strings"
 
 	"tidegate/policy"
+	"tidegate/policy/jwk"
 	"tidegate/policy/openapi"
 	"tidegate/policy/source"
 )
@@ -42,10 +38,22 @@ func (l *loader) jwks(o *source.Object) []policy.Key {
 	var out []policy.Key
 	bad := false
 	for i, n := range list.List {
-		k, err := jwk(n)
+		k, err := jwk.Convert(func(name string) (string, bool) {
+			v := n.Value(name)
+			if v.Absent() {
+				return "", false
+			}
+			if !v.IsScalar() {
+				return "", true
+			}
+			return v.Text, true
+		})
 		switch {
-		case errors.Is(err, errNotForSignatures):
+		case errors.Is(err, jwk.ErrOtherUse):
 			continue
+		case errors.Is(err, jwk.ErrPrivate):
+			err = errors.New("a private or secret key: it must not be in a project")
+			fallthrough
 		case err != nil:
 			l.report.Errorf(n.Pos, o.Name, "jwks: key %d: %v", i+1, err)
 			bad = true
@@ -57,92 +65,6 @@ func (l *loader) jwks(o *source.Object) []policy.Key {
 		o.Errorf("jwks", "none of the keys is for signatures")
 	}
 	return out
-}
-
-var errNotForSignatures = errors.New("not for signatures")
-
-// jwk turns a JWK (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2) into PKIX.
-func jwk(n *source.Node) (policy.Key, error) {
-	text := func(name string) string {
-		if v := n.Value(name); v.IsScalar() {
-			return v.Text
-		}
-		return ""
-	}
-	if use := text("use"); use != "" && use != "sig" {
-		return policy.Key{}, errNotForSignatures
-	}
-	if n.Value("d") != nil || n.Value("k") != nil {
-		return policy.Key{}, errors.New("a private or secret key: it must not be in a project")
-	}
-	number := func(name string) ([]byte, error) {
-		b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text(name), "="))
-		if err != nil || len(b) == 0 {
-			return nil, fmt.Errorf("%s is missing or not base64url", name)
-		}
-		return b, nil
-	}
-	var pub any
-	switch kty := text("kty"); kty {
-	case "RSA":
-		m, err1 := number("n")
-		e, err2 := number("e")
-		if err := errors.Join(err1, err2); err != nil {
-			return policy.Key{}, err
-		}
-		exponent := new(big.Int).SetBytes(e)
-		if !exponent.IsInt64() || exponent.Int64() > 1<<31-1 || exponent.Int64() < 3 || exponent.Bit(0) == 0 {
-			return policy.Key{}, errors.New("the exponent e is not accepted")
-		}
-		pub = &rsa.PublicKey{N: new(big.Int).SetBytes(m), E: int(exponent.Int64())}
-	case "EC":
-		k, err := ecKey(text("crv"), number)
-		if err != nil {
-			return policy.Key{}, err
-		}
-		pub = k
-	case "OKP":
-		x, err := number("x")
-		if err != nil {
-			return policy.Key{}, err
-		}
-		if text("crv") != "Ed25519" || len(x) != ed25519.PublicKeySize {
-			return policy.Key{}, fmt.Errorf("curve %q of %d bytes: want Ed25519", text("crv"), len(x))
-		}
-		pub = ed25519.PublicKey(x)
-	default:
-		return policy.Key{}, fmt.Errorf("kty %q: want RSA, EC or OKP", kty)
-	}
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		return policy.Key{}, err
-	}
-	return policy.Key{ID: text("kid"), Thumbprint: text("x5t"), Algorithm: text("alg"), PKIX: der}, nil
-}
-
-func ecKey(crv string, number func(string) ([]byte, error)) (*ecdsa.PublicKey, error) {
-	curve := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[crv]
-	if curve == nil {
-		return nil, fmt.Errorf("curve %q: want P-256, P-384 or P-521", crv)
-	}
-	x, err1 := number("x")
-	y, err2 := number("y")
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
-	}
-	size := (curve.Params().BitSize + 7) / 8
-	if len(x) > size || len(y) > size {
-		return nil, errors.New("a coordinate is too long")
-	}
-	point := make([]byte, 1+2*size) // uncompressed, SEC 1 §2.3.3
-	point[0] = 4
-	copy(point[1+size-len(x):], x)
-	copy(point[1+2*size-len(y):], y)
-	k, err := ecdsa.ParseUncompressedPublicKey(curve, point)
-	if err != nil {
-		return nil, errors.New("not a point of the curve")
-	}
-	return k, nil
 }
 
 // algorithmsOf returns what the keys of an issuer can verify, in the order of first mention.
