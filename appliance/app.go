@@ -36,6 +36,7 @@ import (
 	"tidegate/store/events"
 	"tidegate/store/slots"
 	"tidegate/sync/intake"
+	"tidegate/sync/mqttsync"
 )
 
 // Options are what a device is made with.
@@ -75,6 +76,7 @@ type App struct {
 	shelf    *slots.Shelf
 	audit    *audit.Log
 	desk     *intake.Desk
+	link     *mqttsync.Client // nil: no broker is configured
 	gateway  *gateway.Gateway
 	logins   *semaphore.Weighted // memory of logins
 	operator operator
@@ -118,6 +120,9 @@ func New(o Options) (_ *App, err error) {
 	a.openEvents()
 	a.openGateway()
 	if err := a.openDesk(); err != nil {
+		return nil, err
+	}
+	if err := a.openLink(); err != nil {
 		return nil, err
 	}
 	return a, nil

@@ -48,6 +48,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.down.task("events", a.runEvents)
 	a.down.task("counters", a.ledger.Run)
 	a.down.task("intake", a.desk.Run)
+	a.down.task("link", a.runLink)
 	a.down.task("start count", a.noteHealth)
 	a.ready.Store(true)
 	a.log.Info("serving", "http", addr(a.listeners.http), "https", addr(a.listeners.https), "admin", addr(a.listeners.admin),

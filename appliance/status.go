@@ -39,6 +39,7 @@ func (a *App) Status() admin.Status {
 	s.Finds = slices.Clone(a.findings)
 	a.mu.Unlock()
 	a.deskStatus(&s)
+	s.Link = a.linkStatus()
 	return s
 }
 

@@ -25,6 +25,7 @@ type Status struct {
 	Trust   Trust          `json:"trust"`
 	Clock   Clock          `json:"clock"`
 	Events  Events         `json:"events"`
+	Link    *Link          `json:"link,omitempty"` // nil: no broker is configured
 	Limits  Counters       `json:"counters"`
 	Calls   Calls          `json:"calls"`
 	Alarms  []Alarm        `json:"alarms,omitempty"`

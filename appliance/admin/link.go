@@ -1,0 +1,30 @@
+package admin
+
+import "time"
+
+// Link is the connection to the fleet.
+type Link struct {
+	State     string            `json:"state"` // waiting, connecting, connected, unanswered, stopped
+	Broker    string            `json:"broker,omitempty"`
+	Since     time.Time         `json:"since"`
+	Next      float64           `json:"next_try_seconds,omitempty"`
+	Error     string            `json:"error,omitempty"` // why the last connection ended
+	Hint      string            `json:"hint,omitempty"`
+	Publisher bool              `json:"publisher_answers"`
+	Collector bool              `json:"collector_answers"`
+	Fetching  *Fetching         `json:"fetching,omitempty"`
+	Dropped   map[string]uint64 `json:"dropped,omitempty"` // messages, by reason
+	Sent      uint64            `json:"batches_sent"`
+	Repeated  uint64            `json:"batches_repeated"`
+	Acked     uint64            `json:"batches_acknowledged"`
+	Unacked   int               `json:"batches_in_flight"`
+	BadAcks   uint64            `json:"acknowledgements_refused"`
+	Today     int64             `json:"bytes_today"`
+}
+
+// Fetching is a bundle on its way in.
+type Fetching struct {
+	Digest string `json:"digest"`
+	Have   int64  `json:"bytes"`
+	Total  int64  `json:"of_bytes"`
+}
