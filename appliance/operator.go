@@ -31,9 +31,8 @@ import (
 // An operator is what people see of a device: page, metrics, access log.
 type operator struct {
 	recent  *admin.Recent
-	access  *accesslog.Log     // nil: log.access is off
-	link    func() *admin.Sync // how the link to the fleet is; nil: none is configured
-	machine host.Mount         // of the data folder
+	access  *accesslog.Log // nil: log.access is off
+	machine host.Mount     // of the data folder
 	kernel  string
 }
 
@@ -137,7 +136,7 @@ func (a *App) facts() admin.Facts {
 		m.Bytes, m.Source = n, "memory.limit"
 	}
 	f := admin.Facts{
-		Kernel: a.operator.kernel, Mount: a.operator.machine, Memory: m.Bytes, Source: m.Source, Warn: a.cfg.Warnings, Brokers: a.cfg.MQTT.Brokers,
+		Kernel: a.operator.kernel, Mount: a.operator.machine, Memory: m.Bytes, Source: m.Source, Warn: a.cfg.Warnings,
 		Public: a.listeners.admin != nil && !admin.Loopback(a.listeners.admin.Addr()),
 	}
 	for _, l := range []struct {

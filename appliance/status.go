@@ -25,9 +25,6 @@ func (a *App) Status() admin.Status {
 		Clock:  a.clockStatus(), Events: a.eventStatus(), Limits: a.counterStatus(),
 		Process: process(), Machine: a.machine(),
 	}
-	if a.operator.link != nil {
-		s.Sync = a.operator.link()
-	}
 	if a.identity != nil {
 		s.Device = a.identity.ID().String()
 	}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,14 +21,13 @@ type Finding struct {
 
 // Facts are what doctor wants to know beside the status.
 type Facts struct {
-	Kernel  string
-	Mount   host.Mount // of the data folder
-	Memory  int64      // bytes the device may use; 0: not known
-	Source  string     // where Memory comes from
-	Warn    []string   // of the configuration
-	Brokers []string   // of mqtt.brokers
-	Public  bool       // the admin listener is reached from elsewhere
-	Certs   []Cert
+	Kernel string
+	Mount  host.Mount // of the data folder
+	Memory int64      // bytes the device may use; 0: not known
+	Source string     // where Memory comes from
+	Warn   []string   // of the configuration
+	Public bool       // the admin listener is reached from elsewhere
+	Certs  []Cert
 }
 
 // Cert is a certificate that a listener shows.
@@ -292,22 +292,19 @@ func lossRemedy(reason string) string {
 }
 
 func (p *patient) link() {
-	l := p.s.Sync
+	l := p.s.Link
 	switch {
-	case l == nil || len(p.f.Brokers) == 0:
+	case l == nil:
 		p.ok("broker", "none configured: bundles come by file or stick")
-	case l.Connected:
+	case l.State == "connected":
 		p.ok("broker", "connected to %s", l.Broker)
+	case l.State == "unanswered":
+		p.warn("broker", cmp.Or(l.Hint, "is the fleet's side running, and may this device use its topics?"), "connected to %s, but nobody answers", l.Broker)
 	case l.Error != "":
-		p.warn("broker", brokerRemedy(p.f.Brokers), "%s", l.Error)
+		p.warn("broker", cmp.Or(l.Hint, "check mqtt.brokers, mqtt.ca_file and the network"), "%s: %s", orNone(l.Broker), l.Error)
 	default:
-		p.ok("broker", "not connected now")
+		p.ok("broker", "%s", l.State)
 	}
-}
-
-// brokerRemedy names the address to look at.
-func brokerRemedy(brokers []string) string {
-	return "is " + brokers[0] + " reachable from here? check mqtt.brokers, mqtt.ca_file and the network"
 }
 
 func (p *patient) page(accounts bool) {

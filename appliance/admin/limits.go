@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"cmp"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,35 +26,66 @@ type CounterView struct {
 	Shared  bool       `json:"shared,omitempty"`
 }
 
+// counters answers with counts: by plan and key, or with sort=share the fullest first.
 func (a *API) counters(w http.ResponseWriter, r *http.Request) error {
 	limit, err := number(r, "limit", 10_000)
 	if err != nil {
 		return err
 	}
+	var order func(x, y CounterView) int
+	switch sort := r.URL.Query().Get("sort"); sort {
+	case "", "plan":
+		order = byPlan
+	case "share":
+		order = byShare
+	default:
+		return &badRequestError{fmt.Errorf("sort %q is not one of plan, share", sort)}
+	}
 	plan := r.URL.Query().Get("plan")
 	out := []CounterView{}
+	cut := func() {
+		slices.SortFunc(out, order)
+		out = out[:min(len(out), limit)]
+	}
 	a.d.Ledger.Rows(func(row counters.Row) bool {
 		if plan != "" && row.Plan != plan {
 			return true
 		}
-		v := CounterView{Key: row.Key.String(), Plan: row.Plan, Limit: row.Limit, Used: row.Used, Durable: row.Durable, Shared: row.Shared}
-		if row.Plan != "" {
-			v.Level, v.Kind = row.Level.String(), row.Kind.String()
+		if out = append(out, counterView(row)); len(out) >= 2*limit+1024 {
+			cut() // what is kept is bounded, however many counts there are
 		}
-		if !row.End.IsZero() {
-			v.Start, v.End = &row.Start, &row.End
-		}
-		out = append(out, v)
-		return len(out) < limit
+		return true
 	})
-	slices.SortFunc(out, func(x, y CounterView) int {
-		if c := strings.Compare(x.Plan, y.Plan); c != 0 {
-			return c
-		}
-		return strings.Compare(x.Key, y.Key)
-	})
+	cut()
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+func byPlan(x, y CounterView) int {
+	return cmp.Or(strings.Compare(x.Plan, y.Plan), strings.Compare(x.Level, y.Level), strings.Compare(x.Key, y.Key))
+}
+
+func byShare(x, y CounterView) int {
+	return cmp.Or(cmp.Compare(y.share(), x.share()), byPlan(x, y))
+}
+
+// share is how much of the limit is used.
+func (v *CounterView) share() float64 {
+	if v.Limit <= 0 {
+		return 0
+	}
+	return float64(v.Used) / float64(v.Limit)
+}
+
+func counterView(row counters.Row) CounterView {
+	v := CounterView{Key: row.Key.String(), Plan: row.Plan, Limit: row.Limit, Used: row.Used, Durable: row.Durable, Shared: row.Shared}
+	if row.Plan != "" {
+		v.Level, v.Kind = row.Level.String(), row.Kind.String()
+	}
+	if !row.End.IsZero() {
+		v.Start, v.End = &row.Start, &row.End
+	}
+	return v
 }
 
 func (a *API) resetCounter(w http.ResponseWriter, r *http.Request) error {

@@ -261,14 +261,23 @@ func traceEvents(e *exposition, s *Status) {
 		e.counter("tidegate_events_lost_total", "", q.Lost[reason], label{"reason", reason})
 	}
 	e.flag("tidegate_events_writing", "1 while the queue can be written.", q.Error == "")
-	if l := s.Sync; l != nil {
-		e.flag("tidegate_sync_connected", "1 while the link to the fleet is open.", l.Connected)
-		if l.LastContact != nil {
-			e.gauge("tidegate_sync_last_contact_timestamp_seconds", "When the fleet was last heard, by the clock of the device.", float64(l.LastContact.Unix()))
-		}
-		e.counter("tidegate_sync_sent_bytes_total", "Bytes sent to the fleet.", l.BytesUp)
-		e.counter("tidegate_sync_received_bytes_total", "Bytes received from the fleet.", l.BytesDown)
+	if l := s.Link; l != nil {
+		traceLink(e, l)
 	}
+}
+
+// traceLink writes how the link to the fleet is.
+func traceLink(e *exposition, l *Link) {
+	e.flag("tidegate_sync_connected", "1 while the link to the fleet is open and somebody answers.", l.State == "connected")
+	e.flag("tidegate_sync_publisher_answers", "1 while somebody answers for bundles.", l.Publisher)
+	e.flag("tidegate_sync_collector_answers", "1 while somebody acknowledges events.", l.Collector)
+	e.gauge("tidegate_sync_state_timestamp_seconds", "Since when the link is as it is, seconds since 1970 by the system clock.", float64(l.Since.Unix()))
+	e.counter("tidegate_sync_batches_sent_total", "Batches of events sent.", l.Sent)
+	e.counter("tidegate_sync_batches_repeated_total", "Batches of events sent again.", l.Repeated)
+	e.counter("tidegate_sync_batches_acknowledged_total", "Batches of events acknowledged by the fleet.", l.Acked)
+	e.gauge("tidegate_sync_batches_in_flight", "Batches of events that wait for an acknowledgement.", float64(l.Unacked))
+	e.counter("tidegate_sync_acknowledgements_refused_total", "Acknowledgements whose signature or number was wrong.", l.BadAcks)
+	e.gauge("tidegate_sync_today_bytes", "Bytes over the link since midnight UTC.", float64(l.Today))
 }
 
 func traceDevice(e *exposition, s *Status) {

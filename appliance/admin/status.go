@@ -35,7 +35,6 @@ type Status struct {
 	Data    string         `json:"data"`
 	Process Process        `json:"process"`
 	Machine Machine        `json:"machine"`
-	Sync    *Sync          `json:"sync,omitempty"` // absent where no link is configured
 }
 
 // Listen are the bound addresses; "" for none.
@@ -156,18 +155,6 @@ type Machine struct {
 	WornPercent   int    `json:"worn_percent"` // of the flash's life; -1: it does not say
 	Resident      int64  `json:"resident_bytes"`
 	AccessLost    uint64 `json:"access_log_lost,omitempty"`
-}
-
-// Sync is the link to the fleet.
-type Sync struct {
-	Connected   bool       `json:"connected"`
-	Broker      string     `json:"broker,omitempty"` // the one in use, or tried last
-	State       string     `json:"state"`            // for people: "waiting 40s", "connected"
-	LastContact *time.Time `json:"last_contact,omitempty"`
-	Error       string     `json:"error,omitempty"` // of the last try
-	BytesUp     uint64     `json:"bytes_up"`
-	BytesDown   uint64     `json:"bytes_down"`
-	Unacked     uint64     `json:"unacknowledged_batches"`
 }
 
 // Outcome is a report of the intake desk.
