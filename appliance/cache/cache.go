@@ -38,7 +38,7 @@ type Request struct {
 	URI        string        // all that says what is asked for: endpoint, path, query
 	Header     wire.Header   // as it would be forwarded
 	Who        string        // whom an answer that is not public belongs to
-	Authorized bool          // a credential in Authorization goes to the backend
+	Authorized bool          // a credential or a cookie goes to the backend
 	Now        time.Duration // powered-on time
 }
 
@@ -153,7 +153,7 @@ func (c *Cache) find(r *Request) *Entry {
 		return nil
 	}
 	for i := len(s.entries) - 1; i >= 0; i-- { // the last stored first
-		if e := s.entries[i]; (e.public || e.who == r.Who) && e.selects(r.Header) {
+		if e := s.entries[i]; (e.public || e.who == r.Who && e.authorized == r.Authorized) && e.selects(r.Header) {
 			return e
 		}
 	}
@@ -332,7 +332,7 @@ func (c *Cache) put(key setKey, e *Entry) {
 		c.sets[key] = s
 	}
 	for i := 0; i < len(s.entries); {
-		if old := s.entries[i]; (old.public || old.who == e.who) && old.same(e) {
+		if old := s.entries[i]; (old.public || old.who == e.who && old.authorized == e.authorized) && old.same(e) {
 			c.remove(old)
 			continue
 		}

@@ -18,6 +18,9 @@ type Entry struct {
 
 	who    string
 	public bool
+	// authorized: a credential or a cookie went to the backend, which allowed to keep the answer.
+	authorized bool
+
 	vary   []wire.Field // names of Vary with the values of the request it was made for
 
 	stored time.Duration // powered-on time at which it came
@@ -66,7 +69,7 @@ func newEntry(r *Request, rules Rules, status int, h wire.Header, delay time.Dur
 		return nil
 	}
 	e := &Entry{
-		status: status, public: say.public, always: say.noCache,
+		status: status, public: say.public, authorized: r.Authorized, always: say.noCache,
 		strict: say.noCache || say.mustRevalidate || say.proxyRevalidate || say.sMaxAge >= 0,
 		stored: r.Now, age: ageOf(h) + max(delay, 0),
 	}

@@ -158,25 +158,36 @@ func appendPercent(b []byte, s string) []byte {
 	return b
 }
 
-// relay gives the backend's answer to the client.
+// relay gives the backend's answer to the client. It returns an error only while nothing has
+// been answered.
 func (c *call) relay(resp *wire.Response) error {
-	c.status = resp.Status
-	c.header = c.header[:0]
-	own := c.ed.apis[c.match.APIIndex].cors != nil
-	for _, f := range resp.Header {
-		if len(f.Name) == len(fieldID) && strings.EqualFold(f.Name, fieldID) ||
-			len(f.Name) == 6 && strings.EqualFold(f.Name, "Server") ||
-			own && len(f.Name) > 15 && strings.EqualFold(f.Name[:15], "Access-Control-") ||
-			strings.EqualFold(f.Name, throttle.FieldLimit) && len(c.claims) > 0 ||
-			strings.EqualFold(f.Name, throttle.FieldPolicy) && len(c.claims) > 0 {
-			continue
-		}
-		c.header = append(c.header, f)
+	if resp.Upgraded != nil {
+		return c.tunnel(resp)
 	}
-	c.ownFields()
-	err := wire.Relay(c.metered(), resp, c.header)
+	if c.looksInto(resp.Status, resp.Header) && c.x.Head().Method != http.MethodHead {
+		return c.lookAt(resp)
+	}
+	c.answerHeader(resp.Header, false)
+	c.status = c.mapped(resp.Status)
+	if c.status == http.StatusNoContent && resp.Status != c.status {
+		defer resp.Body.Close() // what the backend said besides is not told
+		c.drop("Content-Type")
+		return c.reply(c.status, nil)
+	}
+	resp.Status = c.status
+	x, done := c.squeeze(c.captured(c.metered()), c.status, resp.Length)
+	err := wire.Relay(x, resp, c.header)
+	if e := done(); err == nil {
+		err = e
+	}
+	c.endCapture(err)
 	if err != nil {
 		c.ed.gw.o.Log.Debug("answer broke off", "error", err)
 	}
 	return nil
+}
+
+// limitField reports whether a name is one of those that tell the state of the limits.
+func limitField(name string) bool {
+	return strings.EqualFold(name, throttle.FieldLimit) || strings.EqualFold(name, throttle.FieldPolicy)
 }

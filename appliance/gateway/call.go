@@ -1,18 +1,22 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/route"
 	"tidegate/policy/throttle"
+	"tidegate/policy/transform"
 	"tidegate/store/events"
 )
 
@@ -45,6 +49,19 @@ type call struct {
 	cached bool // answered from the response cache
 	status int
 	body   meter
+	over   atomic.Bool // a bandwidth plan that only marks was exceeded
+
+	api     *api // nil until matched
+	view    transform.View
+	maxBody int64 // bytes allowed in the request's body; 0: the device's limit holds
+	held    [2]held
+	read    bool         // the request's body was read whole
+	reader  bytes.Reader // over the body that goes to the backend instead
+	ask     cache.Request
+	writer  *cache.Writer // takes the answer
+	tee     *capture      // gives it to writer
+
+	tunnelIn, tunnelOut int64 // bytes that passed an upgraded connection
 }
 
 var calls = sync.Pool{New: func() any {

@@ -6,26 +6,34 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/policy"
-	"tidegate/policy/auth"
 	"tidegate/policy/cors"
 	"tidegate/policy/route"
+	"tidegate/policy/schema"
 	"tidegate/policy/throttle"
+	"tidegate/policy/transform"
 )
 
-// An Edition is a bundle compiled into rules. It is immutable, but for the cache of
-// verified tokens and the count of the calls that use it.
+// An Edition is a bundle compiled into rules. It is immutable, but for the judge, which
+// another one replaces when an issuer's keys change, and the count of the calls that use it.
 type Edition struct {
 	gw      *Gateway
 	set     *policy.Set
 	routes  *route.Table
-	guard   *auth.Guard
 	limiter *throttle.Limiter
 	apis    []api
 	pool    *upstream.Pool
-	tokens  auth.Cache
 	faults  policy.Faults
+
+	assertions *assertions     // nil: backends are not told who calls
+	checks     []*schema.Check // compiled Set.Schemas, where they are used
+	bodies     bodies
+
+	judge  atomic.Pointer[judge]
+	asker  Introspector // nil: none
+	secret func(policy.Secret) []byte
 
 	refs atomic.Int64 // the gateway's own, and one per call
 	stop context.CancelFunc
@@ -33,9 +41,12 @@ type Edition struct {
 
 // api is what is prepared of one API.
 type api struct {
-	cors *cors.Rules
-	gate *gate
-	ops  []operation
+	cors   *cors.Rules
+	gate   *gate
+	ops    []operation
+	caches bool
+	cache  cache.Rules
+	space  cache.Space
 }
 
 // operation is what is prepared of one operation: nothing is looked up by name per call.
@@ -44,8 +55,14 @@ type operation struct {
 	sandbox    *upstream.Group
 	drop       []string // header fields that are not forwarded
 	dropQuery  []string // query parameters that are not forwarded
+	dropCookie []string // cookies that are not forwarded
 	gate       *gate
 	stats      *OpStats
+	maxBody    int64            // bytes of a request's body, by operation, API and resource plan; 0: the device's limit
+	request    *schema.Check    // nil: not checked
+	response   *schema.Check    // nil: not checked
+	rules      *transform.Rules // nil: nothing is edited
+	speaks     bool             // rules tell the backend who calls
 }
 
 // Set returns the words of the edition; they are read-only.
@@ -64,25 +81,31 @@ func (g *Gateway) Build(set *policy.Set, secrets map[string][]byte) (*Edition, e
 	if e.routes, err = route.New(set); err != nil {
 		errs = append(errs, err)
 	}
-	o := auth.Options{Memory: g.o.Memory, Revoked: g.o.Revoked}
+	e.secret = func(s policy.Secret) []byte { return secrets[string(s)] }
 	if g.o.Introspector != nil && set.Introspection != nil {
-		o.Introspector = g.o.Introspector(set)
+		if e.asker, err = g.o.Introspector(set, e.secret); err != nil {
+			errs = append(errs, err)
+		}
 	}
-	if e.guard, err = auth.New(set, o); err != nil {
+	j, err := e.newJudge()
+	if err != nil {
 		errs = append(errs, err)
 	}
+	e.judge.Store(j)
 	if e.limiter, err = throttle.New(set); err != nil {
 		errs = append(errs, err)
 	}
 	if e.pool, err = g.pool(set, secrets); err != nil {
 		errs = append(errs, err)
 	}
+	if e.assertions, err = newAssertions(set, secrets, g.o.TLSTime); err != nil {
+		errs = append(errs, err)
+	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	if g.o.Tokens > 0 {
-		e.tokens = auth.NewCache(g.o.Tokens)
-	}
+	e.checks = make([]*schema.Check, len(set.Schemas))
+	e.bodies = newBodies(set)
 	e.apis = make([]api, len(set.APIs))
 	for i := range set.APIs {
 		if err := e.prepare(i); err != nil {
@@ -115,6 +138,12 @@ func (g *Gateway) pool(set *policy.Set, secrets map[string][]byte) (*upstream.Po
 func (e *Edition) prepare(i int) (err error) {
 	a := &e.set.APIs[i]
 	e.apis[i].cors = cors.New(a.CORS)
+	if a.Cache != nil && a.Cache.Seconds > 0 {
+		e.apis[i].caches, e.apis[i].cache = true, cacheRules(a.Cache)
+		if e.apis[i].space, err = spaceOf(e.set, a); err != nil {
+			return err
+		}
+	}
 	if e.apis[i].gate, err = newGate(a.Access); err != nil {
 		return err
 	}
@@ -125,13 +154,16 @@ func (e *Edition) prepare(i int) (err error) {
 		op.production = e.pool.Group(first(spec.Production, a.Production))
 		op.sandbox = e.pool.Group(first(spec.Sandbox, a.Sandbox))
 		if len(spec.Security) > 0 && !e.set.ForwardAuth {
-			op.drop, op.dropQuery = credentials(e.set, a, spec)
+			op.carriers(e.judge.Load().guard.Carriers(e.at(i, k)))
 		}
-		if b := e.set.BackendJWT; b != nil && b.Enabled {
-			op.drop = append(op.drop, assertionHeader(b))
+		if e.assertions != nil {
+			op.drop = append(op.drop, e.assertions.maker.Header())
 		}
 		if op.gate, err = newGate(spec.Access); err != nil {
 			return err
+		}
+		if err := e.messages(a, spec, op); err != nil {
+			return fmt.Errorf("%s %s: %w", spec.Method, spec.Template, err)
 		}
 		op.stats = e.gw.stats.operation(a.Name, a.Version, spec.Method, spec.Template)
 	}
@@ -145,37 +177,36 @@ func first(a, b policy.EndpointRef) policy.EndpointRef {
 	return b
 }
 
-// credentials returns the fields and parameters that carry the credentials of an
-// operation: they are for the gateway, not for the backend.
-func credentials(set *policy.Set, a *policy.API, op *policy.Operation) (header, query []string) {
-	bearer := "Authorization"
-	if set.AuthHeader != "" {
-		bearer = set.AuthHeader
+// messages compiles what an operation says of bodies.
+func (e *Edition) messages(a *policy.API, spec *policy.Operation, op *operation) (err error) {
+	if op.request, err = e.check(spec.Request); err != nil {
+		return err
 	}
-	if a.AuthHeader != "" {
-		bearer = a.AuthHeader
+	if op.response, err = e.check(spec.Response); err != nil {
+		return err
 	}
-	header = append(header, bearer)
-	for _, alt := range op.Security {
-		for _, use := range alt {
-			switch s := a.Schemes[use.Scheme]; {
-			case s.Kind != policy.APIKey:
-			case s.In == policy.InHeader:
-				header = append(header, s.Name)
-			case s.In == policy.InQuery:
-				query = append(query, s.Name)
-			}
-		}
+	if op.rules, err = transform.New(a.Edit, spec.Edit); err != nil {
+		return err
 	}
-	return header, query
+	op.speaks = op.rules != nil && op.rules.Speaks()
+	op.maxBody = e.bodies.operation(a, spec)
+	return nil
 }
 
-// assertionHeader is the field that carries the token for the backend.
-func assertionHeader(b *policy.BackendJWT) string {
-	if b.Header != "" {
-		return b.Header
+// check returns a compiled schema of the set, nil for none.
+func (e *Edition) check(ref policy.SchemaRef) (*schema.Check, error) {
+	if ref == 0 {
+		return nil, nil
 	}
-	return "X-JWT-Assertion"
+	if c := e.checks[ref-1]; c != nil {
+		return c, nil
+	}
+	c, err := schema.New(&e.set.Schemas[ref-1])
+	if err != nil {
+		return nil, fmt.Errorf("schema %d: %w", ref, err)
+	}
+	e.checks[ref-1] = c
+	return c, nil
 }
 
 // Activate lets e serve from the next call on; nil serves nothing (503). It cannot fail.
@@ -192,6 +223,8 @@ func (g *Gateway) Activate(e *Edition) {
 		g.o.Counter.Expect(g.instant(), e.limiter.Rules())
 	}
 	old := g.active.Swap(e)
+	g.keepAnswers(e)
+	g.follow(e)
 	if old == nil {
 		return
 	}
@@ -230,6 +263,9 @@ func (g *Gateway) acquire() *Edition {
 func (e *Edition) release() {
 	if e.refs.Add(-1) == 0 && e.pool != nil {
 		e.pool.Close()
+		if e.asker != nil {
+			e.asker.Close()
+		}
 	}
 }
 

@@ -3,13 +3,13 @@ package gateway
 import (
 	"errors"
 	"net/http"
-	"slices"
 	"strings"
 
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/fault"
+	"tidegate/policy/transform"
 )
 
 // The fields that the gateway sets itself: what a client sends under these names is
@@ -65,8 +65,14 @@ func (c *call) forwardedHeader(h *wire.Head) {
 		if !c.passes(f.Name, trusted) {
 			continue
 		}
+		if len(c.op.dropCookie) > 0 && strings.EqualFold(f.Name, "Cookie") {
+			if f.Value = c.cookies(f.Value); f.Value == "" {
+				continue
+			}
+		}
 		c.header = append(c.header, f)
 	}
+	c.certificate(trusted)
 	m := c.mark()
 	if trusted {
 		h.Header.Values(fieldFor, func(v string) bool {
@@ -88,6 +94,17 @@ func (c *call) forwardedHeader(h *wire.Head) {
 		c.add(fieldProto, proto)
 	}
 	c.add(fieldID, c.x.ID())
+	if trusted && h.Header.Has(fieldForwarded) {
+		c.forwarded(h)
+	}
+	if c.match.Op.Messages != nil && h.Upgrade != "" && c.limitsFrames() {
+		c.drop(fieldExtended) // compressed messages have no size that could be limited
+	}
+	if c.op.response != nil || c.op.rules != nil && c.op.rules.WritesResponse() {
+		c.set("Accept-Encoding", "identity") // it will be read here
+		c.drop("Range")
+		c.drop("If-Range")
+	}
 }
 
 // passes reports whether a field of the client's goes on to the backend as it is.
@@ -111,7 +128,15 @@ func (c *call) passes(name string, trusted bool) bool {
 		}
 	case len(fieldForwarded):
 		if strings.EqualFold(name, fieldForwarded) {
-			return trusted
+			return false // rebuilt
+		}
+	case len(fieldTrace):
+		if strings.EqualFold(name, fieldTrace) {
+			return c.traced()
+		}
+	case len(fieldState):
+		if strings.EqualFold(name, fieldState) {
+			return c.traced()
 		}
 	case len(fieldID):
 		if strings.EqualFold(name, fieldID) {
@@ -127,26 +152,6 @@ func (c *call) passes(name string, trusted bool) bool {
 	return true
 }
 
-// query returns the call's query without the parameters that carried a credential.
-func (c *call) query() string {
-	q := c.x.Head().Query
-	if len(c.op.dropQuery) == 0 || q == "" {
-		return q
-	}
-	m := c.mark()
-	for part := range strings.SplitSeq(q, "&") {
-		name, _, _ := strings.Cut(part, "=")
-		if slices.Contains(c.op.dropQuery, name) {
-			continue
-		}
-		if len(c.text) > m {
-			c.text = append(c.text, '&')
-		}
-		c.text = append(c.text, part...)
-	}
-	return c.value(m)
-}
-
 // safe reports whether a method may be repeated (RFC 9110 §9.2.2).
 func safe(method string) bool {
 	switch method {
@@ -159,12 +164,45 @@ func safe(method string) bool {
 // forward sends the call to its backend and relays the answer. It returns an error only
 // while nothing has been answered.
 func (c *call) forward() error {
+	if c.x.Head().Upgrade != "" {
+		if err := c.handshake(); err != nil {
+			return err
+		}
+	}
+	if c.op.request != nil {
+		if err := c.check(); err != nil {
+			return err
+		}
+	}
+	if c.op.rules != nil {
+		c.view = transform.View{Call: c.x, Params: &c.match, ID: c.x.ID()}
+		if c.who != nil {
+			c.view.Claims = c.who.Claims
+		}
+		if c.op.rules.Fixed() {
+			return c.fixed()
+		}
+	}
 	g, err := c.group()
 	if err != nil {
 		return err
 	}
 	c.prepare()
-	resp, res, err := g.Do(c.context(), &c.req, upstream.Call{Suffix: c.match.Rest, Query: c.query(), Safe: safe(c.req.Method)})
+	to := upstream.Call{Suffix: c.match.Rest, Query: c.query()}
+	if c.op.rules != nil {
+		if err := c.edit(&to.Host, &to.Suffix, &to.Query); err != nil {
+			return err
+		}
+	}
+	if err := c.assert(); err != nil {
+		return err
+	}
+	c.req.Header = c.header
+	to.Safe = safe(c.req.Method)
+	if c.caches(g, &to) {
+		return c.cachedForward(g, to)
+	}
+	resp, res, err := g.Do(c.context(), &c.req, to)
 	c.result = res
 	if err != nil {
 		return backendFault(err)

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
@@ -52,7 +53,8 @@ type AccessLog interface {
 	Log(x wire.Exchange, e *events.Event)
 }
 
-// Options are what a gateway works with. All but AccessLog, Introspector and Revoked are required.
+// Options are what a gateway works with. All but AccessLog, Introspector,
+// Revoked and Keys are required.
 type Options struct {
 	Clock    Clock
 	Counter  Counter
@@ -61,8 +63,9 @@ type Options struct {
 	Access   AccessLog
 
 	Memory       auth.Memory
-	Introspector func(*policy.Set) auth.Introspector
+	Introspector func(set *policy.Set, secret func(policy.Secret) []byte) (Introspector, error) // of a set that has introspection
 	Revoked      auth.Revoked
+	Keys         Keys
 
 	Overrides func(*policy.Set) map[string]upstream.Override // addresses and credentials of this device
 	TLSTime   func() time.Time
@@ -72,7 +75,9 @@ type Options struct {
 
 	Tokens        int   // verified tokens remembered; 0: none
 	InFlight      int64 // calls served at a time; beyond it 503
-	ValidateBytes int64 // bytes of a body that is looked into
+	ValidateBytes int64 // bytes of a body that is looked into; 0: 1 MiB
+	CompressMin   int64 // bytes from which an answer is compressed
+	Responses     int64 // bytes of answers that are stored; 0: none
 }
 
 // A Gateway serves calls. It is made once and lives as long as the device. All methods
@@ -83,6 +88,10 @@ type Gateway struct {
 	none   *Edition // serves nothing; stands in while none is active
 	flight atomic.Int64
 	stats  *Stats
+
+	cache     *cache.Cache // nil: nothing is stored
+	looking   looking
+	squeezing *squeezing
 
 	background context.Context // of health checks
 	stop       context.CancelFunc
@@ -95,7 +104,10 @@ func New(o Options) *Gateway {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	g := &Gateway{o: o, stats: newStats(), background: ctx, stop: stop}
+	g := &Gateway{
+		o: o, stats: newStats(), background: ctx, stop: stop,
+		cache: cache.New(o.Responses), looking: newLooking(), squeezing: newSqueezing(),
+	}
 	g.none = &Edition{gw: g, set: &policy.Set{}}
 	g.none.refs.Store(1)
 	return g
@@ -166,13 +178,15 @@ func (c *call) serve() error {
 		return err
 	}
 	c.match = m
-	c.op = &c.ed.apis[m.APIIndex].ops[m.OpIndex]
+	c.api = &c.ed.apis[m.APIIndex]
+	c.op = &c.api.ops[m.OpIndex]
 	c.now = c.ed.gw.o.Clock.Now()
 	if err := c.access(); err != nil {
 		return err
 	}
 	before := time.Now()
-	c.who, err = c.ed.guard.Authenticate(c.context(), c.x, &c.match, c.now, c.ed.tokens)
+	j := c.ed.judge.Load()
+	c.who, err = j.guard.Authenticate(c.context(), c.x, &c.match, c.now, j.tokens)
 	after := time.Now()
 	c.security = after.Sub(before)
 	if err != nil {
@@ -183,22 +197,14 @@ func (c *call) serve() error {
 	if err != nil {
 		return err
 	}
-	if n := c.maxBody(); n > 0 {
+	if n := c.ed.bodies.caller(c.op.maxBody, c.who); n > 0 {
 		if h.Length > n {
 			return fault.New(fault.TooLarge, errors.New("announced body is over the limit"))
 		}
+		c.maxBody = n
 		c.x.LimitBody(n)
 	}
 	return c.forward()
-}
-
-// maxBody returns the bytes allowed in the request's body; 0: the device's limit holds.
-func (c *call) maxBody() int64 {
-	n := c.match.Op.MaxBody
-	if n == 0 {
-		n = c.match.API.MaxBody
-	}
-	return n
 }
 
 // preflight answers a CORS preflight request for an API that has rules, before

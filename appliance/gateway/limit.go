@@ -88,7 +88,7 @@ func throttled(l policy.Level) *fault.Fault {
 
 // noteFlags copies what the limits noted into the event.
 func (c *call) noteFlags(e *events.Event) {
-	if c.verdict.Notes.Has(throttle.Over) && len(c.claims) > 0 {
+	if c.over.Load() || c.verdict.Notes.Has(throttle.Over) && len(c.claims) > 0 {
 		e.Flags |= batch.OverQuota
 	}
 	if c.now.Upper.IsZero() {

@@ -17,8 +17,7 @@ var errCut = errors.New("the bandwidth of the plan is used up")
 // meter is an exchange whose body bytes are charged to bandwidth plans as they pass.
 type meter struct {
 	wire.Exchange
-	c    *call
-	body io.Reader
+	c *call
 }
 
 // metered returns the exchange through which the answer goes.
@@ -36,24 +35,26 @@ func (c *call) requestBody(length int64) io.Reader {
 	if len(c.charge) == 0 || length >= 0 {
 		return c.x.RequestBody()
 	}
-	c.body.Exchange, c.body.c = c.x, c
-	c.body.body = c.x.RequestBody()
-	return readMeter{&c.body}
+	// With HTTP/2 both ways are open at once: each has claims of its own.
+	return &readMeter{c: c, body: c.x.RequestBody(), charge: append([]throttle.Claim(nil), c.charge...)}
 }
 
-// charge takes n bytes from the plans before they pass.
-func (m *meter) charge(n int) error {
-	for i := range m.c.charge {
-		m.c.charge[i].N = int64(n)
+// chargeBytes takes n bytes from the plans before they pass. It may be called for both
+// directions at once, with claims of its own for each.
+func (c *call) chargeBytes(claims []throttle.Claim, n int) error {
+	for i := range claims {
+		claims[i].N = int64(n)
 	}
-	v, err := m.c.ed.gw.o.Counter.Charge(m.c.context(), m.c.instant(), m.c.charge)
+	v, err := c.ed.gw.o.Counter.Charge(c.context(), c.instant(), claims)
 	if err != nil {
 		return err
 	}
 	if !v.Admitted() {
 		return errCut
 	}
-	m.c.verdict.Notes |= v.Notes & throttle.Over
+	if v.Notes.Has(throttle.Over) {
+		c.over.Store(true)
+	}
 	return nil
 }
 
@@ -61,7 +62,7 @@ func (m *meter) charge(n int) error {
 func (m *meter) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		b := p[:min(len(p), blockBytes)]
-		if err := m.charge(len(b)); err != nil {
+		if err := m.c.chargeBytes(m.c.charge, len(b)); err != nil {
 			return n, err
 		}
 		k, err := m.Exchange.Write(b)
@@ -75,12 +76,16 @@ func (m *meter) Write(p []byte) (n int, err error) {
 }
 
 // readMeter charges what it has read before anybody uses it.
-type readMeter struct{ m *meter }
+type readMeter struct {
+	c      *call
+	body   io.Reader
+	charge []throttle.Claim
+}
 
-func (r readMeter) Read(p []byte) (int, error) {
-	n, err := r.m.body.Read(p[:min(len(p), blockBytes)])
+func (r *readMeter) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p[:min(len(p), blockBytes)])
 	if n > 0 {
-		if err := r.m.charge(n); err != nil {
+		if err := r.c.chargeBytes(r.charge, n); err != nil {
 			return 0, err
 		}
 	}

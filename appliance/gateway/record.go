@@ -13,6 +13,10 @@ import (
 // finish records the call and gives it back. It runs also when a rule panicked.
 func (c *call) finish() {
 	c.giveBack()
+	c.letGo()
+	if c.writer != nil {
+		c.writer.Abandon() // of what was not stored by now
+	}
 	c.record()
 	c.free()
 }
@@ -28,7 +32,7 @@ func (c *call) record() {
 		Client: c.client(), UserAgent: c.x.Header("User-Agent"), Protocol: protocol(c),
 	}
 	in, out := c.x.Counts()
-	e.BytesIn, e.BytesOut = uint64(max(in, 0)), uint64(max(out, 0))
+	e.BytesIn, e.BytesOut = uint64(max(in, 0)+c.tunnelIn), uint64(max(out, 0)+c.tunnelOut)
 	if a := c.match.API; a != nil {
 		e.API, e.Version, e.Context, e.Publisher = a.Name, a.Version, a.BasePath, a.Owner
 	}
@@ -91,7 +95,7 @@ func eventLevel(c *call) batch.Level {
 		return batch.LevelUpstream
 	case c.op == nil && (c.status == 404 || c.status == 405):
 		return batch.LevelRoute
-	case c.fault == 0 && c.result.Target == "" && c.status >= 400:
+	case (c.fault == 0 || c.fault == http.StatusBadRequest) && c.result.Target == "" && c.status >= 400:
 		return batch.LevelProtocol
 	}
 	return batch.LevelNone
