@@ -14,6 +14,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -86,7 +88,7 @@ func New(t testing.TB, version string) *Server {
 	s.CA = ca
 	h := httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	h.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
-	h.Config.ErrorLog = nil
+	h.Config.ErrorLog = log.New(io.Discard, "", 0)
 	h.StartTLS()
 	t.Cleanup(h.Close)
 	s.URL = h.URL
