@@ -144,7 +144,7 @@ func (a *App) machine() admin.Machine {
 	if s, err := host.SpaceOf(a.cfg.Data); err == nil {
 		m.DiskTotal, m.DiskFree = s.Total, s.Free
 	}
-	if up := time.Since(a.began); up > time.Minute {
+	if up := time.Since(a.began); up > time.Hour {
 		m.WrittenPerDay = int64(float64(m.Written) / up.Hours() * 24)
 	}
 	if a.operator.access != nil {

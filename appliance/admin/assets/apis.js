@@ -1,5 +1,5 @@
 // APIs and operations with live rates, errors and latency, and the backends behind them.
-import { h, get, put, keyed, table, head, pill, number, decimal, percent, ms } from './lib.js';
+import { h, get, put, keyed, table, head, pill, number, decimal, percent, ms, meaning } from './lib.js';
 import { spark, quantile } from './chart.js';
 import { tell } from './main.js';
 
@@ -54,6 +54,7 @@ export function apis() {
     async refresh() {
       if (Date.now() - describedAt > 15000) { // what a bundle says changes seldom
         const [list, st] = await Promise.all([get('/v1/apis'), get('/v1/status')]);
+        if (!described.length && list.length <= 2) for (const a of list) open.set(apiKey(a), []); // few: show all
         described = list; describedAt = Date.now(); tell(st);
       }
       const v = await get('/v1/traffic');
@@ -70,7 +71,7 @@ export function apis() {
       keyed(t.body, rows, (r) => r.k, (r) => (r.kind === 'api' ? apiRow(r) : opRow(r)));
       t.nothing(described.length ? '' : 'No bundle serves, so there are no APIs.');
       const codes = Object.entries(v.faults);
-      put(faults, codes.length ? 'Refused since the start: ' + codes.map(([c, n]) => `${number(n)} × ${c}`).join(', ') + '.' : '');
+      put(faults, codes.length ? 'Refused since the start: ' + codes.map(([c, n]) => `${number(n)} × ${meaning(c)}`).join(', ') + '.' : '');
       const list = await get('/v1/backends');
       keyed(b.body, list, (x) => x.group + '\n' + x.url, backendRow);
       b.nothing(list.length ? '' : 'None.');
@@ -92,7 +93,7 @@ export function apis() {
   function apiRow({ a, k }) {
     const f = figures();
     const line = spark({ w: 120, h: 26, label: (v) => `${a.name}: calls a second over the last minute, now ${decimal(v.at(-1) ?? 0)}` });
-    const btn = h('button', { class: 'row', type: 'button', 'aria-expanded': 'false', onclick: () => {
+    const btn = h('button', { class: 'row', type: 'button', 'aria-expanded': String(open.has(k)), onclick: () => {
       const on = !open.has(k);
       if (on) open.set(k, []); else open.delete(k);
       btn.setAttribute('aria-expanded', String(on));

@@ -1,5 +1,5 @@
 // The newest calls, and a search in those that the device still has.
-import { h, get, put, table, head, number, clock, ms, time, bytes, facts } from './lib.js';
+import { h, get, put, table, head, number, clock, ms, time, bytes, facts, meaning } from './lib.js';
 
 export function calls() {
   const q = h('input', { id: 'q', type: 'search', placeholder: 'user, application, path, request id…', size: 32 });
@@ -38,7 +38,7 @@ export function calls() {
   }
 
   function show(c) {
-    put(detail, h('h2', {}, `${c.method ?? ''} ${c.template ?? ''}`), facts([['time', time(c.time)], ['API', c.api && `${c.api} ${c.version}`], ['status', String(c.status)], ['refused by', c.refused_by], ['code', c.fault && String(c.fault)],
+    put(detail, h('h2', {}, `${c.method ?? ''} ${c.template ?? ''}`), facts([['time', time(c.time)], ['API', c.api && `${c.api} ${c.version}`], ['status', String(c.status)], ['refused by', c.refused_by], ['code', c.fault && meaning(c.fault)],
       ['application', c.application], ['user', c.user], ['plan', c.plan], ['client', c.client], ['protocol', c.protocol], ['backend', c.upstream], ['tries after the first', c.retries && String(c.retries)],
       ['took', ms(c.total_us / 1000)], ['of it the backend', ms(c.backend_us / 1000)], ['bytes', `${bytes(c.bytes_in)} in, ${bytes(c.bytes_out)} out`], ['request id', c.request_id], ['trace id', c.trace_id]]));
     detail.hidden = false;

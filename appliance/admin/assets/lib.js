@@ -128,8 +128,8 @@ export const decimal = (v) => (Math.abs(v) >= 100 ? n0 : Math.abs(v) >= 10 ? n1 
 export const percent = (v) => (v > 0 && v < 0.001 ? '<0.1' : n1.format(v * 100)) + ' %';
 
 export function bytes(v) {
-  for (const [u, f] of [['GiB', 2 ** 30], ['MiB', 2 ** 20], ['KiB', 2 ** 10]]) if (v >= f) return n1.format(v / f) + ' ' + u;
-  return n0.format(v ?? 0) + ' B';
+  for (const [u, f] of [['GiB', 2 ** 30], ['MiB', 2 ** 20], ['KiB', 2 ** 10]]) if (v >= f) return n1.format(v / f) + '\u00a0' + u;
+  return n0.format(v ?? 0) + '\u00a0B';
 }
 
 export function span(sec) {
@@ -145,6 +145,12 @@ export const ms = (v) => (v === undefined || Number.isNaN(v) ? '–' : v >= 1000
 export const time = (t) => (t && !t.startsWith('0001') ? t.replace('T', ' ').replace(/(\.\d+)?Z$/, '') + ' UTC' : '–');
 export const clock = (t) => t?.slice(11, 19) ?? '–';
 export const short = (d) => (d ? d.slice(0, 12) : '–');
+
+/** What the commonest codes of refusals mean. */
+const codes = { 404: 'no such path', 405: 'no such method', 413: 'too large', 900800: 'limit of the API', 900802: 'limit of the operation', 900803: 'limit of the application', 900804: 'limit of the subscription',
+  900806: 'custom limit', 900900: 'authentication failed', 900901: 'invalid credentials', 900902: 'no credentials', 900903: 'token expired', 900904: 'token inactive', 900905: 'wrong kind of key', 900907: 'API blocked',
+  900908: 'no subscription', 900909: 'subscription blocked', 900910: 'scope missing', 900911: 'wrong login', 101503: 'backend unreachable', 101504: 'backend too slow', 303001: 'no backend takes calls' };
+export const meaning = (code) => (codes[code] ? `${code} (${codes[code]})` : String(code));
 
 /** A table with a caption for screen readers; returns its parts. */
 export function table(caption, heads, cls) {
