@@ -20,8 +20,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/wire"
@@ -29,7 +27,6 @@ import (
 	"tidegate/platform/clock"
 	"tidegate/platform/identity"
 	"tidegate/platform/logs"
-	"tidegate/policy/auth"
 	"tidegate/store"
 	"tidegate/store/audit"
 	"tidegate/store/counters"
@@ -66,20 +63,20 @@ type App struct {
 	build buildinfo.Info
 	began time.Time
 
-	dir      *store.Dir
-	report   store.Report
-	identity *identity.Identity // nil: identityErr says why
-	idErr    error
-	time     timekeeper
-	ledger   *counters.Ledger
-	events   *events.Log
-	shelf    *slots.Shelf
-	audit    *audit.Log
-	desk     *intake.Desk
-	link     *mqttsync.Client // nil: no broker is configured
-	gateway  *gateway.Gateway
-	logins   *semaphore.Weighted // memory of logins
-	operator operator
+	dir         *store.Dir
+	report      store.Report
+	identity    *identity.Identity // nil: identityErr says why
+	idErr       error
+	time        timekeeper
+	ledger      *counters.Ledger
+	events      *events.Log
+	shelf       *slots.Shelf
+	audit       *audit.Log
+	desk        *intake.Desk
+	link        *mqttsync.Client // nil: no broker is configured
+	gateway     *gateway.Gateway
+	credentials credentials
+	operator    operator
 
 	down       teardown
 	listeners  listeners
@@ -101,7 +98,6 @@ func New(o Options) (_ *App, err error) {
 	}
 	a := &App{o: o, cfg: o.Config, log: o.Log, build: buildinfo.Get(), began: time.Now(), eventsOpen: make(chan struct{})}
 	a.down.log = o.Log
-	a.logins = semaphore.NewWeighted(4 * auth.LoginMemory)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.down.unwind(context.Background()))
@@ -118,6 +114,7 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.openEvents()
+	a.openCredentials()
 	a.openGateway()
 	if err := a.openDesk(); err != nil {
 		return nil, err

@@ -75,7 +75,7 @@ const maxAdminConns = 256
 
 // startAdmin serves the API on the unix socket and on the admin listener.
 func (a *App) startAdmin() error {
-	accounts, err := admin.OpenAccounts(filepath.Join(a.cfg.Data, admin.AccountsFile), a.logins)
+	accounts, err := admin.OpenAccounts(filepath.Join(a.cfg.Data, admin.AccountsFile), a.credentials.logins)
 	if err != nil {
 		a.find("accounts: %v; nobody can sign in until a password is set: tidegate admin passwd", err)
 	}

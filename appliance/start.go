@@ -47,6 +47,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.down.task("clock", a.runClock)
 	a.down.task("events", a.runEvents)
 	a.down.task("counters", a.ledger.Run)
+	a.down.task("keys of issuers", a.credentials.keys.Run)
+	a.down.task("introspections", func(ctx context.Context) error { return a.credentials.answers.Run(ctx, a.time.Now) })
 	a.down.task("intake", a.desk.Run)
 	a.down.task("link", a.runLink)
 	a.down.task("start count", a.noteHealth)
@@ -149,10 +151,12 @@ func (a *App) limits() wire.Limits {
 // openGateway makes the gateway; nothing is active yet.
 func (a *App) openGateway() {
 	a.gateway = gateway.New(gateway.Options{
-		Clock: a.time, Counter: a.ledger, Recorder: a.events, Log: a.log, Memory: a.logins, Access: a.observe(),
+		Clock: a.time, Counter: a.ledger, Recorder: a.events, Log: a.log, Memory: a.credentials.logins,
+		Revoked: a.credentials.revoked, Introspector: a.introspector, Keys: a.credentials.keys, Access: a.observe(),
 		Overrides: a.overrides, TLSTime: a.time.clock.Best,
 		MaxIdle: int(a.cfg.Upstream.MaxIdle), MaxActive: int(a.cfg.Upstream.MaxActive), MaxWait: int(a.cfg.Upstream.MaxWait),
 		Tokens: int(a.cfg.Cache.Tokens), InFlight: a.cfg.Limits.RequestsFlight, ValidateBytes: int64(a.cfg.Limits.ValidateBytes),
+		CompressMin: int64(a.cfg.Limits.CompressMin), Responses: int64(a.cfg.Cache.Responses),
 	})
 	a.down.push("gateway", func(context.Context) error {
 		a.gateway.Close()

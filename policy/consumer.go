@@ -20,6 +20,7 @@ type Issuer struct {
 	JWKSURL       string           `cbor:"12,keyasint,omitempty"` // followed at run time when a link exists
 	Unproven      Unproven         `cbor:"13,keyasint,omitempty"`
 	UnprovenGrace uint32           `cbor:"14,keyasint,omitempty"` // seconds of powered-on time, for UnprovenGrace
+	TLS           string           `cbor:"15,keyasint,omitempty"` // name of a profile, for JWKSURL
 
 	Pos Pos `cbor:"-"`
 }

@@ -124,6 +124,9 @@ func (v *validator) keys(s *Issuer, object string) {
 			v.add(s.Pos, object, "jwks_url %v", err)
 		}
 	}
+	if s.TLS != "" && !v.profile(s.TLS) {
+		v.hint(s.Pos, object, "define it in auth.yaml backend_tls", "unknown TLS profile %q", s.TLS)
+	}
 	if s.SingleKey && len(s.Keys) != 1 {
 		v.add(s.Pos, object, "one certificate, but %d keys", len(s.Keys))
 	}

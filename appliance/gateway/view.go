@@ -22,8 +22,10 @@ func (g *Gateway) Tokens() (held, most int) {
 		return 0, g.o.Tokens
 	}
 	defer e.release()
-	if c, ok := e.tokens.(*auth.Tokens); ok {
-		held = c.Len()
+	if j := e.judge.Load(); j != nil {
+		if c, ok := j.tokens.(*auth.Tokens); ok {
+			held = c.Len()
+		}
 	}
 	return held, g.o.Tokens
 }

@@ -28,7 +28,7 @@ func (t *trial) key(s string) (*policy.Principal, *fault.Error) {
 	if len(t.g.keyIssuers) > 0 && t.g.isJWT(s) {
 		v, err := t.g.parse(s, t.g.keyIssuers, true)
 		if err != nil {
-			return nil, t.unauthorized(fault.InvalidCredentials, err)
+			return nil, t.notGenuine(err)
 		}
 		return t.first(at, v)
 	}

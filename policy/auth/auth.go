@@ -47,6 +47,9 @@ type Options struct {
 	Introspector Introspector
 	// Revoked is the list of revocations that came after the bundle; nil: none.
 	Revoked Revoked
+	// MissingKey is told the JWKSURL of an issuer when one of its tokens names a key that it
+	// does not have. Strangers can make it be called on every call: it must not wait. nil: nobody.
+	MissingKey func(url string)
 }
 
 // Memory lends memory to logins. Acquire waits for n bytes until ctx ends or for as long

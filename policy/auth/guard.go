@@ -87,12 +87,16 @@ func New(set *policy.Set, o Options) (*Guard, error) {
 	}
 	g.yields.New = func() any { return newCounter() }
 	rand.Read(g.salt[:])
+	missing := o.MissingKey
+	if missing == nil {
+		missing = func(string) {}
+	}
 	var errs []error
 	var err error
-	if g.issuers, err = compileIssuers("issuer", set.Issuers); err != nil {
+	if g.issuers, err = compileIssuers("issuer", set.Issuers, missing); err != nil {
 		errs = append(errs, err)
 	}
-	if g.keyIssuers, err = compileIssuers("api key issuer", set.APIKeys.Issuers); err != nil {
+	if g.keyIssuers, err = compileIssuers("api key issuer", set.APIKeys.Issuers, missing); err != nil {
 		errs = append(errs, err)
 	}
 	if err := g.compileUsers(); err != nil {

@@ -27,7 +27,8 @@ const (
 // issuer is a compiled policy.Issuer.
 type issuer struct {
 	*policy.Issuer
-	keys []verifier
+	keys    []verifier
+	missing func(url string) // never nil
 }
 
 // verifier is a public key and the algorithms it may check. They follow from its type, never
@@ -38,7 +39,7 @@ type verifier struct {
 	public         any
 }
 
-func compileIssuers(noun string, list []policy.Issuer) (map[string]*issuer, error) {
+func compileIssuers(noun string, list []policy.Issuer, missing func(string)) (map[string]*issuer, error) {
 	out := make(map[string]*issuer, len(list))
 	var errs []error
 	for i := range list {
@@ -48,6 +49,7 @@ func compileIssuers(noun string, list []policy.Issuer) (map[string]*issuer, erro
 			continue
 		}
 		c, err := compileIssuer(p)
+		c.missing = missing
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s %q: %w", noun, p.Name, err))
 		}
@@ -129,6 +131,7 @@ func compileKey(p *policy.Key, allowed []string) (verifier, error) {
 
 var (
 	errKeyID     = errors.New("the token names a key the issuer does not have")
+	errNoKey     = errors.New("no key of the issuer is known yet: its JWK Set was never fetched")
 	errAlgorithm = errors.New("no key of the issuer may check the token's algorithm")
 )
 
@@ -136,12 +139,19 @@ var (
 // x5t, else each that fits the algorithm, up to eight. An unknown kid counts as none
 // when the issuer's keys came as one certificate.
 func (s *issuer) candidates(algorithm, kid, x5t string) ([]any, error) {
+	if len(s.keys) == 0 && s.JWKSURL != "" {
+		s.missing(s.JWKSURL)
+		return nil, errNoKey
+	}
 	if kid != "" {
 		named := s.pick(algorithm, func(v *verifier) bool { return v.id == kid })
 		if len(named) > 0 {
 			return named, nil
 		}
 		if !s.SingleKey {
+			if s.JWKSURL != "" {
+				s.missing(s.JWKSURL)
+			}
 			return nil, errKeyID
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -125,9 +126,21 @@ func (t *trial) bearer(s string) (*policy.Principal, *fault.Error) {
 		if in := t.g.set.Introspection; in != nil && in.RetryFailedJWT && t.g.introspector != nil {
 			return t.opaque(s)
 		}
-		return nil, t.unauthorized(fault.InvalidCredentials, err)
+		return nil, t.notGenuine(err)
 	}
 	return t.first(key, v)
+}
+
+// keysRetry is when a client may try again whose issuer has no key yet.
+const keysRetry = 10 * time.Second
+
+// notGenuine is the refusal of a JWT that could not be verified. Without any key nothing can
+// be said of it.
+func (t *trial) notGenuine(err error) *fault.Error {
+	if errors.Is(err, errNoKey) {
+		return &fault.Error{Fault: fault.KeyManagerAway, Err: err, RetryAfter: keysRetry}
+	}
+	return t.unauthorized(fault.InvalidCredentials, err)
 }
 
 // first judges a token or API key that was just found genuine, and remembers it.

@@ -243,3 +243,16 @@ func members(b []byte) (map[string]json.RawMessage, error) {
 	}
 	return out, nil
 }
+
+// Algorithms returns what k can verify: its own algorithm, or all of its kind; nil for a key
+// that does not parse.
+func Algorithms(k policy.Key) []string {
+	if k.Algorithm != "" {
+		return []string{k.Algorithm}
+	}
+	public, err := x509.ParsePKIXPublicKey(k.PKIX)
+	if err != nil {
+		return nil
+	}
+	return policy.Algorithms(public)
+}
