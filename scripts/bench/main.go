@@ -108,6 +108,7 @@ var parts = []part{
 	{name: "tls", title: "One core, TLS to the client", slow: true, run: partTLS},
 	{name: "fifth", title: "A fifth of a core", slow: true, run: partFifth},
 	{name: "growth", title: "Cost as work grows", slow: true, run: partGrowth},
+	{name: "profile", title: "Where the time goes", asked: true, run: partProfile},
 	{name: "soak", title: "Soak", asked: true, run: partSoak},
 }
 

@@ -4,7 +4,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 mkdir -p scripts/bench/out
-CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o scripts/bench/out/tidegate ./cmd/tidegate
+strip='-s -w'
+case " $* " in *profile*) strip= ;; esac
+CGO_ENABLED=0 go build -trimpath -ldflags "$strip" -o scripts/bench/out/tidegate ./cmd/tidegate
 CGO_ENABLED=0 go build -o scripts/bench/out/bench ./scripts/bench
 for p in nginx haproxy; do
 	command -v $p >/dev/null 2>&1 || [ -x /usr/sbin/$p ] || echo "bench: $p is not installed; measuring without it" >&2
