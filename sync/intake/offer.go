@@ -32,6 +32,11 @@ func (d *Desk) Offer(ctx context.Context, c Candidate) (Report, error) {
 	defer d.leave()
 	d.suspend(c.Source)
 	r, err := d.offer(ctx, c)
+	return d.ended(ctx, r, err)
+}
+
+// ended writes down and tells what became of a candidate. The desk is held.
+func (d *Desk) ended(ctx context.Context, r Report, err error) (Report, error) {
 	r = r.with(err)
 	if err != nil {
 		d.refused(ctx, r)
@@ -150,6 +155,11 @@ func (d *Desk) offer(ctx context.Context, c Candidate) (Report, error) {
 	if err != nil {
 		return r, about(c, err)
 	}
+	return d.offerBundle(ctx, r, c, h)
+}
+
+// offerBundle goes on from the head of a bundle, whose content comes from the stream behind it.
+func (d *Desk) offerBundle(ctx context.Context, r Report, c Candidate, h *bundle.Head) (Report, error) {
 	j, err := d.judge(&r, h, c.Retry, d.keepRoots(c.Source))
 	if err != nil {
 		return r, about(c, err)
