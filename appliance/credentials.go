@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"tidegate/appliance/admin"
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/introspect"
 	"tidegate/appliance/jwks"
@@ -14,7 +15,10 @@ import (
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/store"
+	"tidegate/store/audit"
 )
+
+var _ admin.Revoker = (*App)(nil)
 
 // credentials are what the device knows of credentials beside its bundle, and what outlives
 // bundles.
@@ -106,3 +110,23 @@ func (m *loginMemory) Acquire(ctx context.Context, n int64) error {
 
 // Release gives n bytes back.
 func (m *loginMemory) Release(n int64) { m.room.Release(n) }
+
+// Revoke takes revocations in and records that they came, both or neither
+// (admin.Revoker).
+func (a *App) Revoke(rs []policy.Revocation, source, detail string) (int, error) {
+	lower := a.time.clock.Lower().Unix()
+	n, err := a.credentials.revoked.Add(lower, rs, func(tx *store.Tx, n int) error {
+		_, err := a.audit.Append(tx, a.stamped(audit.Entry{Event: audit.Operator, Source: source, Detail: detail, Count: uint64(n - 1)}))
+		return err
+	})
+	if err == nil && n > 0 {
+		a.log.Info("credentials revoked", "new", n, "source", source)
+	}
+	return n, err
+}
+
+// Revoked returns the revocations that came after the bundle, by kind, and how many there
+// may be (admin.Revoker).
+func (a *App) Revoked() (kinds map[policy.RevocationKind]int, most int) {
+	return a.credentials.revoked.Counts(), revoked.Max
+}

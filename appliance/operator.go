@@ -87,7 +87,7 @@ func (a *App) startAdmin() error {
 	api := admin.New(admin.Device{
 		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
 		State: a.dir.State(), Audit: a.note, Instant: a.time.instant, Enrol: a.enrolment, Log: a.log,
-		Accounts: accounts, Recent: a.operator.recent, Lines: a.o.Lines, Facts: a.facts,
+		Accounts: accounts, Revoker: a, Recent: a.operator.recent, Lines: a.o.Lines, Facts: a.facts,
 	})
 	if a.operator.access != nil {
 		a.down.task("access log", a.operator.access.Run)
@@ -219,10 +219,13 @@ func (a *App) socket() (net.Listener, error) {
 }
 
 // note records what a person did, with the times of the device.
-func (a *App) note(e audit.Entry) error {
+func (a *App) note(e audit.Entry) error { return a.audit.Record(a.dir.State(), a.stamped(e)) }
+
+// stamped returns e with the times of the device.
+func (a *App) stamped(e audit.Entry) audit.Entry {
 	r := a.time.clock.Now()
 	e.Boot, e.Uptime, e.Floor, e.Wall = r.BootID, r.Boot, r.Lower, r.Wall
-	return a.audit.Record(a.dir.State(), e)
+	return e
 }
 
 // enrolment returns a request for enrolment, signed by the report key.

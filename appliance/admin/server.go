@@ -41,6 +41,7 @@ type Device struct {
 	Instant    func() throttle.Instant
 	Enrol      func() ([]byte, error) // a signed enrolment request
 	Accounts   *Accounts
+	Revoker    Revoker
 	Recent     *Recent   // the newest calls
 	Lines      *logs.Log // the last lines of the log; nil: none are shown
 	Facts      func() Facts
@@ -87,6 +88,8 @@ func (a *API) routes() []route {
 		{pattern: "POST /v1/apply", fn: a.apply},
 		{pattern: "POST /v1/confirm", fn: a.confirm},
 		{pattern: "POST /v1/rollback", fn: a.rollback},
+		{pattern: "GET /v1/revocations", fn: a.revocations},
+		{pattern: "POST /v1/revocations", fn: a.revoke},
 		{pattern: "GET /v1/trust", fn: a.trust},
 		{pattern: "POST /v1/trust", fn: a.installTrust},
 		{pattern: "GET /v1/enrol", fn: a.enrol},

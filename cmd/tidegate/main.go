@@ -52,6 +52,7 @@ func commands() []command {
 		{"apis", "", "show what is served", (*app).cmdAPIs},
 		{"counters", "[--plan NAME]", "show the counters of limits", (*app).cmdCounters},
 		{"counters reset", "--key KEY", "set a counter to zero; it is audited", (*app).cmdCountersReset},
+		{"revoke", "[--until TIME] --jti ID | --signature TEXT | --api-key KEY | --api-key-sha256 HEX | --consumer-key KEY | --application ID | --user NAME | --file FILE", "refuse a credential from the next call on; it is audited", (*app).cmdRevoke},
 		{"history", "[--limit N] [--export FILE] [--verify FILE]", "show, export or verify the audit log", (*app).cmdHistory},
 		{"plan", "FILE", "say what apply would do, and keep nothing", (*app).cmdPlan},
 		{"apply", "[--no-wait] [--retry] FILE", "take a bundle, trust root or enrolment in", (*app).cmdApply},
