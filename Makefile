@@ -12,7 +12,7 @@ GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 TOOL    = go tool -modfile=scripts/tools/go.mod
 TARGETS = linux/arm64 linux/arm/7 linux/arm/6 linux/amd64 linux/riscv64
 
-.PHONY: run test build cross lint bench fuzz e2e crash help
+.PHONY: run test build cross lint bench fuzz e2e crash package sbom container image e2e-image help
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,3 +51,19 @@ e2e: ## end-to-end runs: kill loop, real broker, real service manager where they
 
 crash: ## power cuts on a simulated disk (needs root, FUSE and loop devices)
 	scripts/crash.sh
+
+package: ## packages of all formats and processors, with SBOM and checksums, into dist/packages
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/package.sh $(ARCHES)
+
+sbom: build ## what is linked into the programs (CycloneDX), into dist/
+	mkdir -p dist
+	for p in tidegate tidectl; do $(TOOL) cyclonedx-gomod bin -json -noserial -notimestamp -version '$(VERSION)' -output dist/$$p.cdx.json bin/$$p; done
+
+container: ## container image for amd64, arm64 and arm/v7 into dist/container (needs buildah)
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/container.sh
+
+image: ## flash image for BOARD (arm64, rpi3, armv7, armv6) into dist/image
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/image.sh $(or $(BOARD),arm64)
+
+e2e-image: ## boot the arm64 image in QEMU and use it
+	scripts/image-e2e.sh

@@ -52,10 +52,10 @@ func commands() []command {
 		{"apis", "", "show what is served", (*app).cmdAPIs},
 		{"counters", "[--plan NAME]", "show the counters of limits", (*app).cmdCounters},
 		{"counters reset", "--key KEY", "set a counter to zero; it is audited", (*app).cmdCountersReset},
-		{"revoke", "[--until TIME] --jti ID | --signature TEXT | --api-key KEY | --api-key-sha256 HEX | --consumer-key KEY | --application ID | --user NAME | --file FILE", "refuse a credential from the next call on; it is audited", (*app).cmdRevoke},
 		{"history", "[--limit N] [--export FILE] [--verify FILE]", "show, export or verify the audit log", (*app).cmdHistory},
 		{"plan", "FILE", "say what apply would do, and keep nothing", (*app).cmdPlan},
 		{"apply", "[--no-wait] [--retry] FILE", "take a bundle, trust root or enrolment in", (*app).cmdApply},
+		{"take", "DIR", "take in what lies on a mounted stick", (*app).cmdTake},
 		{"confirm", "", "confirm the bundle on trial", (*app).cmdConfirm},
 		{"rollback", "", "go back to the bundle before", (*app).cmdRollback},
 		{"events export", "[--format ndjson|csv|wso2] [--since TIME] [--output FILE]", "write the recorded calls", (*app).cmdEventsExport},
@@ -69,9 +69,6 @@ func commands() []command {
 		{"service restart", "", "stop and start the service", (*app).cmdServiceRestart},
 		{"service status", "", "say whether the service runs; exit code 1 if not", (*app).cmdServiceStatus},
 		{"health", "", "say whether the device is ready; exit code 1 if not", (*app).cmdHealth},
-		{"admin passwd", "[--role admin|viewer] [--password-file FILE] [NAME]", "set a password for the page; also when it was lost", (*app).cmdAdminPasswd},
-		{"admin list", "", "show who may sign in to the page", (*app).cmdAdminList},
-		{"admin remove", "NAME", "take an account away", (*app).cmdAdminRemove},
 		{"doctor", "", "check the device and say what to do", (*app).cmdDoctor},
 		{"version", "", "print the version", (*app).cmdVersion},
 		{"completion", "bash|zsh|fish", "print a shell completion script", (*app).cmdCompletion},
@@ -207,12 +204,14 @@ func (a *app) cmdHelp(_ context.Context, args []string) error {
 			"compile · 61 rolled back · 70 busy · 75 waits for confirmation\n")
 		return nil
 	}
+	known := false
 	for _, c := range commands() {
 		if c.name == name || strings.HasPrefix(c.name, name+" ") {
+			known = true
 			fmt.Fprintf(a.Out, "tidegate %s %s\n  %s\n", c.name, c.args, c.short)
 		}
 	}
-	if c, _ := find(args); c == nil && len(args) > 0 {
+	if !known {
 		return a.unknown(args)
 	}
 	return nil
