@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/hex"
 	"net/http"
+	"strings"
 	"time"
 
 	"tidegate/policy"
@@ -41,7 +42,7 @@ func (c *call) record() {
 	}
 	if p := c.who; p != nil && p.Kind != 0 {
 		e.ApplicationID, e.ApplicationName, e.ApplicationOwner, e.ApplicationTier = p.ApplicationID, p.ApplicationName, p.ApplicationOwner, p.ApplicationPlan
-		e.ConsumerKey, e.KeyType, e.User, e.Plan = p.ConsumerKey, p.KeyType.String(), p.UserID(), p.SubscriptionPlan
+		e.ConsumerKey, e.KeyType, e.User, e.Plan = p.ConsumerKey, p.KeyType.String(), c.user(p), p.SubscriptionPlan
 		if p.Cached {
 			e.Flags |= batch.TokenCached
 			g.stats.remembered.Add(1)
@@ -64,6 +65,21 @@ func (c *call) record() {
 	if g.o.Access != nil {
 		g.o.Access.Log(c.x, e)
 	}
+}
+
+// user returns the subject with its tenant, as [policy.Principal.UserID], without an allocation.
+func (c *call) user(p *policy.Principal) string {
+	if p.Subject == "" || strings.IndexByte(p.Subject, '@') >= 0 {
+		return p.Subject
+	}
+	m := c.mark()
+	c.text = append(append(c.text, p.Subject...), '@')
+	if p.Tenant == "" {
+		c.text = append(c.text, "carbon.super"...)
+	} else {
+		c.text = append(c.text, p.Tenant...)
+	}
+	return c.value(m)
 }
 
 // eventLevel says which rule refused the call.
