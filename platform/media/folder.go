@@ -181,8 +181,8 @@ func Wrap(err error) error {
 	return refusal.New(refusal.MediaIO, "%w", err)
 }
 
-// partSuffix marks a file that is not whole.
-const partSuffix = ".part"
+// partName is the name of a file that is not whole yet.
+const partName = "tidegate.part"
 
 // MakeFolder makes a folder below one that is there.
 func (f *Folder) MakeFolder(dir string) error {
@@ -192,14 +192,15 @@ func (f *Folder) MakeFolder(dir string) error {
 	return Wrap(f.root.Mkdir(dir, 0o755))
 }
 
-// Write makes or replaces a file: its content goes to a .part beside it, is synced, renamed,
-// the folder synced, and the file read back and compared. On an error the .part is gone and
-// what had the name before is as it was, unless the error says that reading back failed.
-func (f *Folder) Write(name string, fill func(io.Writer) error) (n int64, err error) {
-	if ok, err := f.HasFolder(path.Dir(name)); err != nil || !ok {
-		return 0, errors.Join(err, notThere(ok, name))
+// Write makes or replaces a file in a folder, with the content and then under the name that fill
+// gives it: what is written goes to a .part, is synced, renamed, the folder synced, and the file
+// read back and compared. It returns the size. On an error the .part is gone and what had the
+// name before is as it was, unless the error says that reading back failed.
+func (f *Folder) Write(dir string, fill func(io.Writer) (name string, err error)) (n int64, err error) {
+	if ok, err := f.HasFolder(dir); err != nil || !ok {
+		return 0, errors.Join(err, notThere(ok, dir))
 	}
-	part := name + partSuffix
+	part := path.Join(dir, partName)
 	if err := f.Remove(part); err != nil {
 		return 0, err
 	}
@@ -208,13 +209,14 @@ func (f *Folder) Write(name string, fill func(io.Writer) error) (n int64, err er
 		return 0, Wrap(err)
 	}
 	w := &summing{w: file, sum: sha256.New()}
-	err = fill(w)
+	name, err := fill(w)
 	if err == nil {
 		err = Wrap(file.Sync())
 	}
 	if closed := file.Close(); err == nil {
 		err = Wrap(closed)
 	}
+	name = path.Join(dir, name)
 	if err == nil {
 		err = Wrap(f.root.Rename(part, name))
 	}
@@ -222,7 +224,7 @@ func (f *Folder) Write(name string, fill func(io.Writer) error) (n int64, err er
 		_ = f.root.Remove(part)
 		return 0, err
 	}
-	if err := f.sync(path.Dir(name)); err != nil {
+	if err := f.sync(dir); err != nil {
 		return 0, err
 	}
 	return w.n, f.compare(name, w)
