@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -210,6 +211,10 @@ func (c *call) forward() error {
 	return c.relay(resp)
 }
 
+// gone is recorded for a client that left before the answer: nobody reads it, and it is no
+// failure of the backend or of the bundle. The status is the one that nginx uses.
+var gone = &fault.Fault{Code: 499, Status: 499, Message: "Runtime Error", Description: "The client closed the request", Shape: fault.Flat}
+
 // backendFault turns an error of upstream into what the client is told.
 func backendFault(err error) error {
 	var none *upstream.NoneError
@@ -219,6 +224,8 @@ func backendFault(err error) error {
 	switch {
 	case errors.As(err, &none):
 		return &fault.Error{Fault: fault.NoBackend, Err: err, RetryAfter: none.After}
+	case errors.Is(err, context.Canceled):
+		return fault.New(gone, err)
 	case errors.Is(err, upstream.ErrTimeout):
 		return fault.New(fault.BackendTimeout, err)
 	default:
