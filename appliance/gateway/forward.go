@@ -98,7 +98,7 @@ func (c *call) forwardedHeader(h *wire.Head) {
 	if trusted && h.Header.Has(fieldForwarded) {
 		c.forwarded(h)
 	}
-	if c.match.Op.Messages != nil && h.Upgrade != "" && c.limitsFrames() {
+	if h.Upgrade != "" && c.framed() {
 		c.drop(fieldExtended) // compressed messages have no size that could be limited
 	}
 	if c.op.response != nil || c.op.rules != nil && c.op.rules.WritesResponse() {

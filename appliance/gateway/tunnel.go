@@ -18,16 +18,16 @@ import (
 // The faults of an upgrade.
 var (
 	errNoUpgrade  = errors.New("an upgrade where the operation allows none")
-	errWebSocket  = errors.New("not a WebSocket handshake (RFC 6455 §4.2.1)")
+	errWebSocket  = errors.New("a WebSocket handshake with a field twice (RFC 6455 §11.3)")
 	errOrigin     = errors.New("a WebSocket from a page of another origin")
-	badVersion    = &fault.Fault{Code: 426, Status: 426, Message: "Runtime Error", Description: "WebSocket version 13 is required", Shape: fault.Flat}
 	fieldVersion  = "Sec-WebSocket-Version"
 	fieldKey      = "Sec-WebSocket-Key"
 	fieldAccept   = "Sec-WebSocket-Accept"
 	fieldExtended = "Sec-WebSocket-Extensions"
 )
 
-// handshake judges a request for an upgrade before it is forwarded. What a page of another
+// handshake judges a request for an upgrade, whose form the engine has checked, before it is
+// forwarded. What a page of another
 // origin may not read by a plain call it may not have by a WebSocket either: browsers do not
 // keep it from that by themselves.
 func (c *call) handshake() error {
@@ -37,13 +37,7 @@ func (c *call) handshake() error {
 	n := 0
 	c.x.HeaderValues(fieldKey, func(string) bool { n++; return true })
 	c.x.HeaderValues(fieldVersion, func(string) bool { n++; return true })
-	if c.x.Head().Length != 0 || n != 2 {
-		return fault.New(fault.BadRequest, errWebSocket)
-	}
-	if v := c.x.Header(fieldVersion); v != "13" {
-		return fault.New(badVersion, errWebSocket)
-	}
-	if raw, err := base64.StdEncoding.Strict().DecodeString(c.x.Header(fieldKey)); err != nil || len(raw) != 16 {
+	if n != 2 {
 		return fault.New(fault.BadRequest, errWebSocket)
 	}
 	if r := c.api.cors; r != nil && c.x.Header("Origin") != "" {
@@ -59,10 +53,11 @@ func (c *call) handshake() error {
 	return nil
 }
 
-// limitsFrames reports whether what passes an upgraded connection has to be understood.
-func (c *call) limitsFrames() bool {
+// framed reports whether what passes an upgraded connection has to be understood: to limit it, or to
+// end it with a reason when a plan is used up.
+func (c *call) framed() bool {
 	m := c.match.Op.Messages
-	return m != nil && (m.PerSecond > 0 || m.Bytes > 0)
+	return m != nil && (m.PerSecond > 0 || m.Bytes > 0) || len(c.charge) > 0
 }
 
 // acceptOf returns the answer to a key (RFC 6455 §4.2.2).
@@ -75,7 +70,7 @@ func acceptOf(key string) string {
 func (c *call) tunnel(resp *wire.Response) error {
 	defer resp.Body.Close()
 	if resp.Header.Value(fieldAccept) != acceptOf(c.x.Header(fieldKey)) ||
-		c.limitsFrames() && resp.Header.Has(fieldExtended) {
+		c.framed() && resp.Header.Has(fieldExtended) {
 		resp.Upgraded.Close()
 		return fault.New(fault.BackendBroken, errors.New("the backend answered the WebSocket handshake wrongly"))
 	}
@@ -87,7 +82,7 @@ func (c *call) tunnel(resp *wire.Response) error {
 		c.x.Abort()
 		return nil
 	}
-	if !c.limitsFrames() && len(c.charge) == 0 {
+	if !c.framed() {
 		c.tunnelOut, c.tunnelIn = wire.Pipe(resp.Upgraded, client)
 		return nil
 	}
