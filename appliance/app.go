@@ -34,6 +34,7 @@ import (
 	"tidegate/store/slots"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync"
+	"tidegate/sync/usbdrop"
 )
 
 // Options are what a device is made with.
@@ -74,6 +75,7 @@ type App struct {
 	audit       *audit.Log
 	desk        *intake.Desk
 	link        *mqttsync.Client // nil: no broker is configured
+	sticks      *usbdrop.Port    // nil: usb.mounts is empty
 	gateway     *gateway.Gateway
 	credentials credentials
 	operator    operator
@@ -120,6 +122,9 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	if err := a.openLink(); err != nil {
+		return nil, err
+	}
+	if err := a.openSticks(); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -243,7 +248,7 @@ func (a *App) openDesk() error {
 		Dir: a.cfg.Data, State: a.dir.State(), Slots: a.dir.Trust(), Shelf: shelf, Audit: a.audit, Locked: a.report.TrustLost,
 		Activator: a.gateway.Activator(), Prober: &prober{a}, Clock: a.o.Machine, Time: a.time.clock,
 		Hardware: runtime.GOOS + "-" + runtime.GOARCH, Version: versionNumbers(a.build.Version), Build: uint64(a.build.Time.Unix()),
-		BootID: a.o.Machine.BootID(), Log: a.log, Charge: a.dir.ChargeTrial,
+		BootID: a.o.Machine.BootID(), Log: a.log, Charge: a.dir.ChargeTrial, MaxBytes: int64(a.cfg.Bundles.Quota),
 	}
 	if a.identity != nil {
 		o.Device = deviceID(a.identity)

@@ -51,6 +51,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.down.task("introspections", func(ctx context.Context) error { return a.credentials.answers.Run(ctx, a.time.Now) })
 	a.down.task("intake", a.desk.Run)
 	a.down.task("link", a.runLink)
+	a.down.task("sticks", a.runSticks)
 	a.down.task("start count", a.noteHealth)
 	a.ready.Store(true)
 	a.log.Info("serving", "http", addr(a.listeners.http), "https", addr(a.listeners.https), "admin", addr(a.listeners.admin),

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"tidegate/platform/clock"
+	"tidegate/store/events"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"
 )
@@ -190,18 +191,28 @@ func (s *session) sendStatus(ctx context.Context) error {
 func (c *Client) Status() ([]byte, error) { return c.statusMessage(message.Token{}) }
 
 func (c *Client) statusMessage(nonce message.Token) ([]byte, error) {
-	st := c.o.Desk.Status()
-	r := c.o.Clock.Now()
+	m := Describe(c.o.Desk.Status(), c.o.Clock.Now(), c.o.Queue.Status())
+	m.Boot, m.Nonce, m.Version = c.o.BootID, nonce, cut(c.o.Version, 64)
+	m.Written = uint64(c.budget.spent()) //nolint:gosec // not negative
+	c.mu.Lock()
+	for name, n := range c.drops {
+		m.Drops = append(m.Drops, message.Count{Name: name, N: n})
+	}
+	c.mu.Unlock()
+	sortStatus(m)
+	return message.Report(m, c.domain(), 1, c.unix(), c.o.Key)
+}
+
+// Describe returns what a device says of itself, unsigned: the same for the link and for a stick.
+func Describe(st intake.Status, r clock.Reading, q events.Status) *message.Status {
 	m := &message.Status{
 		Product: st.Device.Product, Channel: st.Device.Channel, Labels: st.Device.Labels,
-		Boot: c.o.BootID, Nonce: nonce, State: stateOf(st), Bundle: bundleOf(st), Version: cut(c.o.Version, 64), Root: st.Root,
-		Clock:   message.Clock{State: uint64(r.Quality), Floor: uint64(max(r.Lower.Unix(), 0))}, //nolint:gosec // 0 to 2; not negative
-		Written: uint64(c.budget.spent()),                                                       //nolint:gosec // not negative
+		State: stateOf(st), Bundle: bundleOf(st), Root: st.Root,
+		Clock: message.Clock{State: uint64(r.Quality), Floor: uint64(max(r.Lower.Unix(), 0))}, //nolint:gosec // 0 to 2; not negative
 	}
 	if r.Quality != clock.Unsynced {
 		m.Clock.Error = uint64(max(r.Upper.Sub(r.Lower).Milliseconds(), 0)) //nolint:gosec // not negative
 	}
-	q := c.o.Queue.Status()
 	for _, k := range q.Classes {
 		v := message.Queue{Class: uint64(k.Class), Epoch: k.Epoch, Head: k.Head, Acked: k.Acked, Size: uint64(max(k.Bytes, 0))} //nolint:gosec // not negative
 		for _, n := range k.Lost {
@@ -214,17 +225,12 @@ func (c *Client) statusMessage(nonce message.Token) ([]byte, error) {
 	for w := range st.Alarms {
 		m.Alarms = append(m.Alarms, string(w))
 	}
-	c.mu.Lock()
-	for name, n := range c.drops {
-		m.Drops = append(m.Drops, message.Count{Name: name, N: n})
-	}
-	c.mu.Unlock()
-	sortStatus(m)
 	if w := st.Last.Word; w != "" {
 		m.Last = &message.Verdict{Digest: []byte{}, Word: string(w), Detail: cut(st.Last.Detail, 300)}
 		if st.Last.Digest != (intake.Report{}).Digest {
 			m.Last.Digest = st.Last.Digest[:]
 		}
 	}
-	return message.Report(m, c.domain(), 1, c.unix(), c.o.Key)
+	sortStatus(m)
+	return m
 }

@@ -1,0 +1,93 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+
+	"tidegate/platform/media"
+	"tidegate/sync/mqttsync"
+	"tidegate/sync/mqttsync/message"
+	"tidegate/sync/usbdrop"
+)
+
+// ledFolder is where the kernel keeps its LEDs.
+const ledFolder = "/sys/class/leds"
+
+// openSticks makes the door for sticks, where folders for them are configured.
+func (a *App) openSticks() error {
+	c := a.cfg.USB
+	if len(c.Mounts) == 0 {
+		return nil
+	}
+	o := usbdrop.Options{
+		Volumes: media.NewWatcher(media.Options{Dirs: c.Mounts}), Desk: a.desk, Queue: a.events,
+		Now: a.time.clock.Best, Lines: a.lastLines, Log: a.log.With("part", "usb"), Tell: a.showStick(),
+	}
+	if c.Release == "written" {
+		o.Release = usbdrop.WhenWritten
+	}
+	if a.cfg.MQTT.UnsignedAcks {
+		o.Plain = message.AcceptPlainAcks
+	}
+	if a.identity != nil { // without keys things come in, and nothing goes out
+		o.Device, o.Key = deviceID(a.identity), reporter{a.identity}
+		o.Enrol, o.Status = a.enrolment, a.signedStatus
+	}
+	var err error
+	a.sticks, err = usbdrop.New(o)
+	return err
+}
+
+// showStick shows what becomes of a stick on the LED that is configured.
+func (a *App) showStick() func(usbdrop.Verdict) {
+	name := a.cfg.USB.Led
+	if name == "" {
+		return nil
+	}
+	led, err := media.OpenLED(ledFolder, name)
+	if err != nil {
+		a.find("usb.led: %v", err)
+		return nil
+	}
+	a.down.push("led", func(context.Context) error { return errors.Join(led.Show(media.Off), led.Close()) })
+	return func(v usbdrop.Verdict) {
+		light := map[usbdrop.Stage]media.Light{usbdrop.Working: media.Busy, usbdrop.Refused: media.Alert}[v.Stage]
+		switch {
+		case v.Failed != nil:
+			light = media.Alert
+		case light == media.Off:
+			light = media.On
+		}
+		if err := led.Show(light); err != nil {
+			a.log.Warn("usb.led", "error", err)
+		}
+	}
+}
+
+// signedStatus is the status of the device as its fleet reads it.
+func (a *App) signedStatus() ([]byte, error) {
+	if a.link != nil {
+		return a.link.Status()
+	}
+	m := mqttsync.Describe(a.desk.Status(), a.time.clock.Now(), a.events.Status())
+	m.Boot, m.Version = a.o.Machine.BootID(), a.build.Version
+	st := a.desk.Trust()
+	var domain = [16]byte{}
+	if root := st.Root(); root != nil {
+		domain = root.Domain
+	}
+	return message.Report(m, domain, 1, uint64(max(a.time.clock.Best().Unix(), 0)), reporter{a.identity}) //nolint:gosec // not negative
+}
+
+// runSticks looks into sticks, if folders for them are configured.
+func (a *App) runSticks(ctx context.Context) error {
+	if a.sticks == nil {
+		return nil
+	}
+	err := a.sticks.Run(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.find("usb.mounts: sticks are not seen: %v", err)
+		return nil
+	}
+	return err
+}
