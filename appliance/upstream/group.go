@@ -115,7 +115,7 @@ func (g *Group) do(ctx context.Context, req *wire.Request, call Call, res *Resul
 	if len(m.targets) == 0 && g.srv != nil {
 		m = g.found(ctx)
 	}
-	body := keep(req, call.Safe && (g.spec.Retry.Count > 0 || len(m.targets) > 1))
+	body := keep(req, call.Safe)
 	p := newPlan(g, m)
 	g.budget.deposit()
 	t := p.pick()

@@ -45,7 +45,7 @@ type clientCredentials struct {
 // newClientCredentials makes one for the token URL of a. Of the group's profile, the
 // authorities count for the token URL too.
 func newClientCredentials(a *policy.BackendAuth, id, secret string, profile *policy.TLS, o Options) (*clientCredentials, error) {
-	so := SiteOptions{TLSTime: o.TLSTime, Connections: 1}
+	so := SiteOptions{TLSTime: o.TLSTime, Connections: 1, Dial: o.Dial}
 	if profile != nil {
 		so.TLS = &policy.TLS{Name: profile.Name, CAs: profile.CAs, MinVersion: profile.MinVersion}
 	}

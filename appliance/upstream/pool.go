@@ -37,6 +37,8 @@ type Options struct {
 	// LookupSRV returns the records of a name, as net.Resolver.LookupSRV with empty service and
 	// protocol; nil: the system's resolver.
 	LookupSRV func(ctx context.Context, name string) ([]*net.SRV, error)
+	// Dial replaces net.Dialer, for tests and special networks; nil: the system's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // maxAge is how long a connection serves before its target is resolved anew.
@@ -202,6 +204,7 @@ func (p *Pool) backend(g *Group, where place, profile *policy.TLS) (*backend, er
 		WaitTime:   pool.Wait,
 		IdleTime:   pool.Idle,
 		MaxAge:     maxAge,
+		Dial:       p.opt.Dial,
 	}
 	if pool.MaxActive < 0 {
 		t.MaxActive = 1 << 20

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"tidegate/appliance/wire"
@@ -25,7 +26,8 @@ type SiteOptions struct {
 	TLS         *policy.TLS                // profile; nil: the system's authorities
 	Secret      func(policy.Secret) []byte // of the profile's key
 	TLSTime     func() time.Time           // time for certificates; nil: the system's
-	Connections int                        // at a time; 0: 4. As many again times sixteen wait.
+	Connections int                        // at a time; 0: 4. Sixteen times as many wait.
+	Dial        func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // NewSite returns the site at an http or https URL. It dials nothing.
@@ -41,7 +43,7 @@ func NewSite(url string, o SiteOptions) (*Site, error) {
 	if n <= 0 {
 		n = 4
 	}
-	t := wire.Target{Addr: p.addr, MaxActive: n, MaxIdle: n, MaxWaiting: 16 * n, MaxAge: maxAge}
+	t := wire.Target{Addr: p.addr, MaxActive: n, MaxIdle: n, MaxWaiting: 16 * n, MaxAge: maxAge, Dial: o.Dial}
 	if p.tls {
 		secret := o.Secret
 		if secret == nil {
