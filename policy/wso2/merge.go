@@ -17,6 +17,7 @@ const flowKeys = 6
 type yamlFile struct {
 	name    string
 	doc     *yaml.Node
+	head    []byte // of a file that holds nothing but comments, which the library drops
 	changed bool
 }
 
@@ -34,7 +35,12 @@ func openYAML(name string, body []byte) (f *yamlFile, err error) {
 		}
 	}
 	if f.doc.Kind == 0 {
-		f.doc = &yaml.Node{Kind: yaml.DocumentNode, HeadComment: f.doc.HeadComment, FootComment: f.doc.FootComment}
+		f.doc = &yaml.Node{Kind: yaml.DocumentNode}
+		for line := range strings.Lines(string(body)) {
+			if s := strings.TrimSpace(line); s == "" || s[0] == '#' {
+				f.head = append(f.head, strings.TrimRight(line, "\r\n")+"\n"...)
+			}
+		}
 	}
 	if len(f.doc.Content) == 0 || f.doc.Content[0].Kind == yaml.ScalarNode && f.doc.Content[0].Tag == "!!null" {
 		root := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
@@ -46,7 +52,10 @@ func openYAML(name string, body []byte) (f *yamlFile, err error) {
 	return f, nil
 }
 
-func (f *yamlFile) bytes() ([]byte, error) { return dumpYAML(f.doc) }
+func (f *yamlFile) bytes() ([]byte, error) {
+	b, err := dumpYAML(f.doc)
+	return append(f.head[:len(f.head):len(f.head)], b...), err
+}
 
 // list returns the list or mapping under a path, made if need be; nil when the path leads
 // through something else.
