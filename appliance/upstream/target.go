@@ -90,8 +90,13 @@ func (t *target) do(ctx context.Context, req *wire.Request, call Call, body *rep
 	if done != nil {
 		done(failed)
 	}
-	if failed != errNoVerdict && t.group.spec.Eject != nil {
-		t.note(failed != nil)
+	if t.group.spec.Eject != nil {
+		switch {
+		case failed == nil && resp.Length == 0:
+			t.note(false)
+		case failed != nil && failed != errNoVerdict:
+			t.note(true)
+		}
 	}
 	if err != nil {
 		t.pending.Add(-1)
@@ -100,7 +105,7 @@ func (t *target) do(ctx context.Context, req *wire.Request, call Call, body *rep
 	if auth != nil && resp.Status == http.StatusUnauthorized {
 		auth.refused()
 	}
-	resp.Body = &counted{ReadCloser: resp.Body, t: t, ctx: ctx}
+	resp.Body = &counted{ReadCloser: resp.Body, t: t, ctx: ctx, bad: failed != nil}
 	return resp, nil
 }
 
@@ -181,19 +186,24 @@ func (g *Group) mayEject(t *target) bool {
 }
 
 // counted is the body of an answer. It ends the count of calls in flight when it is
-// closed, and tells the ejection of a body that broke off.
+// closed, and tells the ejection whether the body came to its end.
 type counted struct {
 	io.ReadCloser
 	t    *target
 	ctx  context.Context
+	bad  bool // the answer counted as a failure already
 	once atomic.Bool
 }
 
 // Read reads the body.
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && c.t.group.spec.Eject != nil && c.ctx.Err() == nil {
-		c.t.note(true)
+	if err != nil && c.t.group.spec.Eject != nil && c.ctx.Err() == nil {
+		if err != io.EOF {
+			c.t.note(true)
+		} else if !c.bad {
+			c.t.note(false)
+		}
 	}
 	return n, err
 }
