@@ -59,7 +59,9 @@ var brokenSites = []struct {
 	{"wrong password", "2.6", func(s *site) {
 		s.Fail("POST /client-registration/v0.14/register", apimtest.Fault{Status: 401})
 	}, 1, []string{": invalid user credentials or the user does not have required permissions"}},
-	{"token refused", "3.1", func(s *site) { s.Fail("POST /oauth2/token", apimtest.Fault{Status: 400, Body: `{"error":"invalid_grant"}`}) }, 1,
+	{"token refused", "3.1", func(s *site) {
+		s.Fail("POST /oauth2/token", apimtest.Fault{Status: 400, Body: `{"error":"invalid_grant"}`})
+	}, 1,
 		[]string{": invalid user credentials or the user does not have required permissions"}},
 	{"registration fails", "2.6", func(s *site) { s.Fail("POST /client-registration/", apimtest.Fault{Status: 500}) }, 1, []string{": register client: status 500"}},
 	{"no registration", "2.6", func(s *site) { s.Fail("POST /client-registration/", apimtest.Fault{Status: 404}) }, 1, []string{"register client: status 404", "--apim"}},
@@ -98,11 +100,17 @@ var brokenSites = []struct {
 		s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Type: "text/html", Body: "<html><body>Please log in</body></html>"})
 	}, 20, []string{`list APIs: $: not JSON but a page that begins with "<html><body>Please log in</body></html>"`}},
 	{"empty reply", "2.6", func(s *site) { s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200}) }, 20, []string{"list APIs: $: empty"}},
-	{"half a reply", "2.6", func(s *site) { s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"count": 1, "list": [{"name"`}) }, 20,
+	{"half a reply", "2.6", func(s *site) {
+		s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"count": 1, "list": [{"name"`})
+	}, 20,
 		[]string{"list APIs: line 1: not readable as JSON"}},
-	{"another shape", "2.6", func(s *site) { s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"list": {"a": 1}}`}) }, 20,
+	{"another shape", "2.6", func(s *site) {
+		s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"list": {"a": 1}}`})
+	}, 20,
 		[]string{"list APIs: $.list: want a list, got a mapping"}},
-	{"client without a secret", "2.6", func(s *site) { s.Fail("POST /client-registration/", apimtest.Fault{Status: 200, Body: `{"clientId": "x"}`}) }, 20,
+	{"client without a secret", "2.6", func(s *site) {
+		s.Fail("POST /client-registration/", apimtest.Fault{Status: 200, Body: `{"clientId": "x"}`})
+	}, 20,
 		[]string{"register client: $.clientId, $.clientSecret: missing"}},
 	{"no token", "2.6", func(s *site) { s.Fail("POST /oauth2/token", apimtest.Fault{Status: 200, Body: `{}`}) }, 20, []string{"get token: $.access_token: missing"}},
 	{"definition does not parse", "2.6", func(s *site) { s.APIs[0]["apiDefinition"] = `{"swagger": "2.0", ` }, 20,

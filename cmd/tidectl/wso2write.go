@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"tidegate/platform/durable"
 	"tidegate/policy/project"
 	"tidegate/policy/refusal"
@@ -101,28 +103,45 @@ func (a *app) judge(fsys fs.FS, changes *wso2.Changes) error {
 		WithHint("correct them in API Manager, or lay corrections upon the documents in overlays/ (tidectl validate knows them)")
 }
 
-// writeChanges puts the files into place, the lock last: what a power cut leaves is made whole by
-// the next import.
+// writeChanges puts the files into place, the lock last: what a power cut leaves is made
+// whole by the next import. Each file is on disk when this returns, which is mostly waiting:
+// several wait at a time.
 func writeChanges(dir string, c *wso2.Changes) error {
+	var g errgroup.Group
+	g.SetLimit(16)
+	made := map[string]bool{}
 	for _, f := range c.Write {
-		name := filepath.Join(dir, filepath.FromSlash(f.Name))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		mode := fs.FileMode(0o644)
-		if f.Private {
-			mode = 0o600
-		}
-		if f.Name == wso2.LockFile {
-			if err := removeFiles(dir, c.Remove); err != nil {
-				return err
+		folder := filepath.Dir(filepath.Join(dir, filepath.FromSlash(f.Name)))
+		if !made[folder] {
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				return errors.Join(err, g.Wait())
 			}
+			made[folder] = true
 		}
-		if err := durable.WriteFile(name, f.Body, mode); err != nil {
-			return err
+		if f.Name != wso2.LockFile {
+			g.Go(func() error { return writeOne(dir, f) })
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := removeFiles(dir, c.Remove); err != nil {
+		return err
+	}
+	for _, f := range c.Write {
+		if f.Name == wso2.LockFile {
+			return writeOne(dir, f)
 		}
 	}
 	return nil
+}
+
+func writeOne(dir string, f wso2.File) error {
+	mode := fs.FileMode(0o644)
+	if f.Private {
+		mode = 0o600
+	}
+	return durable.WriteFile(filepath.Join(dir, filepath.FromSlash(f.Name)), f.Body, mode)
 }
 
 func removeFiles(dir string, names []string) error {
