@@ -155,6 +155,9 @@ type stdCall struct {
 func (x *stdCall) readHead() *refusal {
 	r, q := x.r, &x.head
 	q.Method, q.Authority, q.Proto, q.Length = r.Method, r.Host, r.Proto, r.ContentLength
+	if v := r.Header.Get("Content-Type"); len(v) >= 16 { // first: a refusal has gRPC's form as well
+		q.GRPC = fold(bytesOf(v)[:16], "application/grpc")
+	}
 	if r.Method == "CONNECT" {
 		return errConnect
 	}
@@ -206,9 +209,6 @@ func (x *stdCall) readHead() *refusal {
 				}
 			case name == "Host" || hopByHop(bytesOf(name)):
 			default:
-				if name == "Content-Type" {
-					q.GRPC = len(v) >= 16 && fold(bytesOf(v)[:16], "application/grpc")
-				}
 				q.Header = append(q.Header, Field{name, v})
 			}
 		}
