@@ -62,6 +62,15 @@ func (a *App) Start(ctx context.Context) (err error) {
 	return nil
 }
 
+// Rest lets the device answer commands on its socket without serving calls, until Stop.
+func (a *App) Rest(ctx context.Context) error {
+	if err := a.startAdmin(); err != nil {
+		return errors.Join(err, a.Stop(ctx))
+	}
+	a.down.task("events", a.runEvents)
+	return nil
+}
+
 // Stop ends everything that New and Start began, backwards, within ctx.
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
@@ -180,7 +189,8 @@ func (a *App) overrides(set *policy.Set) map[string]upstream.Override {
 // runEvents opens the queue's file, which may take a while, and writes to it. Without a
 // file the queue goes on collecting and counts what it cannot keep.
 func (a *App) runEvents(ctx context.Context) error {
-	db, report, err := a.dir.OpenEvents(ctx)
+	// An early end waits for the file, so that what was recorded until then is not lost.
+	db, report, err := a.dir.OpenEvents(context.WithoutCancel(ctx))
 	if err != nil {
 		close(a.eventsOpen)
 		a.log.Error("events are kept in memory only", "error", err)

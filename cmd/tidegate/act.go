@@ -45,7 +45,7 @@ func (a *app) cmdPlan(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -96,11 +96,11 @@ func (a *app) cmdApply(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
-	q := url.Values{"wait": {fmt.Sprint(!noWait)}, "retry": {fmt.Sprint(retry)}}
+	q := url.Values{"wait": {fmt.Sprint(!noWait && !cl.atRest)}, "retry": {fmt.Sprint(retry)}}
 	return a.offer(ctx, cl, "/v1/apply", files[0], q)
 }
 
@@ -161,7 +161,7 @@ func (a *app) cmdEventsExport(ctx context.Context, args []string) error {
 	if format == "wso2" && output == "-" && cli.Terminal(a.Out) {
 		return cli.Usage("events export: wso2 writes a zip; give --output FILE")
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (a *app) cmdEnroll(ctx context.Context, args []string) error {
 	if _, err := parse(f, args, 0); err != nil {
 		return err
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (a *app) cmdTrustShow(ctx context.Context, args []string) error {
 	if len(files) == 1 {
 		return a.showRootFile(files[0])
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -291,7 +291,7 @@ func (a *app) cmdTrustInstall(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}

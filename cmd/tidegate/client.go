@@ -24,8 +24,9 @@ import (
 
 // client talks to the running device over its unix socket.
 type client struct {
-	http *http.Client
-	path string
+	http   *http.Client
+	path   string
+	atRest bool // the device was opened for this command, and serves no calls
 }
 
 // clientFlags adds the flags that say where the socket is.

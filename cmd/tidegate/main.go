@@ -3,6 +3,8 @@
 package main
 
 import (
+	_ "time/tzdata" // calendar plans on devices without zone files
+
 	"context"
 	"errors"
 	"flag"
@@ -33,7 +35,8 @@ func main() {
 // app is one run of the program.
 type app struct {
 	*cli.IO
-	json bool
+	json  bool
+	atEnd func() error // closes a device that was opened at rest; nil: none
 }
 
 // A command is one word of the command line.
@@ -52,6 +55,7 @@ func commands() []command {
 		{"apis", "", "show what is served", (*app).cmdAPIs},
 		{"counters", "[--plan NAME]", "show the counters of limits", (*app).cmdCounters},
 		{"counters reset", "--key KEY", "set a counter to zero; it is audited", (*app).cmdCountersReset},
+		{"revoke", "[--until TIME] --jti ID | --signature TEXT | --api-key KEY | --api-key-sha256 HEX | --consumer-key KEY | --application ID | --user NAME | --file FILE", "refuse a credential from the next call on; it is audited", (*app).cmdRevoke},
 		{"history", "[--limit N] [--export FILE] [--verify FILE]", "show, export or verify the audit log", (*app).cmdHistory},
 		{"plan", "FILE", "say what apply would do, and keep nothing", (*app).cmdPlan},
 		{"apply", "[--no-wait] [--retry] FILE", "take a bundle, trust root or enrolment in", (*app).cmdApply},
@@ -109,6 +113,11 @@ func run(ctx context.Context, args []string, x *cli.IO) int {
 		return a.Exit(a.cmdHelp(ctx, strings.Fields(c.name)), a.json)
 	}
 	err := c.run(a, ctx, rest[n:])
+	if a.atEnd != nil {
+		if end := a.atEnd(); end != nil {
+			err = errors.Join(err, end)
+		}
+	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = cli.StatusError(130)
 	}

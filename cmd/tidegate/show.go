@@ -196,7 +196,7 @@ func (a *app) cmdCounters(ctx context.Context, args []string) error {
 	if _, err := parse(f, args, 0); err != nil {
 		return err
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (a *app) cmdCountersReset(ctx context.Context, args []string) error {
 	if key == "" {
 		return cli.Usage("counters reset: --key is needed; tidegate counters shows the keys")
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (a *app) cmdHistory(ctx context.Context, args []string) error {
 	if verify != "" {
 		return a.verifyHistory(verify, earlier)
 	}
-	cl, err := c.dial(a)
+	cl, err := c.open(ctx, a)
 	if err != nil {
 		return err
 	}

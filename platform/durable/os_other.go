@@ -28,3 +28,6 @@ func SpaceAt(string) (Space, error) { return Space{}, errors.ErrUnsupported }
 
 // Allocate gives f the length size.
 func Allocate(f *os.File, size int64) error { return f.Truncate(size) }
+
+// Owner is not available on this system, which runs only the workstation program.
+func Owner(string) (uid int, err error) { return 0, errors.ErrUnsupported }

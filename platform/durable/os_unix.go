@@ -64,3 +64,12 @@ func SpaceAt(path string) (Space, error) {
 	size := int64(st.Bsize)                                                          //nolint:unconvert // the type differs between systems
 	return Space{Total: int64(st.Blocks) * size, Free: int64(st.Bavail) * size}, nil //nolint:unconvert // the same
 }
+
+// Owner returns the user that the file or folder at path belongs to.
+func Owner(path string) (uid int, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return int(st.Uid), nil
+}
