@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,15 +31,15 @@ func (a *app) buildCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build [DIR] -o FILE.tide --key FILE… --seq N",
 		Short: "Build and sign the bundle of a project",
-		Long: "Build and sign the bundle of a project.\n\nThe same project, number, time and secrets give the same bytes. Trust domain and epoch come from\n" +
+		Long: "Build and sign the bundle of a project.\n\nThe same project, number, time, secrets and fetched keys give the same bytes. Trust domain and epoch come from\n" +
 			"the trust root: --root, else a single *.tideroot in DIR, in the current folder, or beside the key.",
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			dir := "."
 			if len(args) == 1 {
 				dir = args[0]
 			}
-			return a.build(dir, o)
+			return a.build(c.Context(), dir, o)
 		},
 	}
 	f := c.Flags()
@@ -62,11 +63,11 @@ type buildFlags struct {
 	rootsSince              int64
 }
 
-func (a *app) build(dir string, f buildFlags) error {
+func (a *app) build(ctx context.Context, dir string, f buildFlags) error {
 	if f.seq == 0 && f.like == "" {
 		return cli.Usage("--seq is needed: the number of the bundle, 1 or one more than the last")
 	}
-	p, err := a.loadProject(dir)
+	p, err := a.loadProject(dir, fetcher(ctx))
 	if err != nil {
 		return err
 	}

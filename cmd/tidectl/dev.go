@@ -79,7 +79,7 @@ type dev struct {
 }
 
 func (d *dev) run(ctx context.Context) error {
-	p, err := d.loadProject(d.dir)
+	p, err := d.loadProject(d.dir, fetcher(ctx))
 	if err != nil {
 		return err
 	}
@@ -513,7 +513,7 @@ func (d *dev) watch(ctx context.Context, v *device, p *project.Project) error {
 			continue
 		}
 		seen = now
-		next, err := d.loadProject(d.dir)
+		next, err := d.loadProject(d.dir, fetcher(ctx))
 		if err != nil {
 			d.Say("tidectl: the running version goes on serving")
 			continue

@@ -45,7 +45,7 @@ func (a *app) validateCommand() *cobra.Command {
 			if len(args) == 1 {
 				dir = args[0]
 			}
-			p, err := a.loadProject(dir)
+			p, err := a.loadProject(dir, nil)
 			if err != nil {
 				return err
 			}
@@ -74,14 +74,14 @@ type findingView struct {
 }
 
 // loadProject reads a project and reports what there is to say about it. A project with
-// mistakes is exit code 60, after all of them were printed.
-func (a *app) loadProject(dir string) (*project.Project, error) {
+// mistakes is exit code 60, after all of them were printed. A nil fetch fetches nothing.
+func (a *app) loadProject(dir string, fetch project.Fetcher) (*project.Project, error) {
 	if info, err := os.Stat(dir); err != nil {
 		return nil, err
 	} else if !info.IsDir() {
 		return nil, cli.Usage("%s is not a folder", dir)
 	}
-	p, findings := project.Load(os.DirFS(dir))
+	p, findings := project.Reader{Fetch: fetch}.Load(os.DirFS(dir))
 	views := make([]findingView, 0, len(findings))
 	errors := 0
 	for _, f := range findings {

@@ -43,6 +43,9 @@ var private = [...]string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 // signatures are the algorithms a key may name.
 var signatures = [...]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
+// Signatures returns the algorithms that a key may name.
+func Signatures() []string { return slices.Clone(signatures[:]) }
+
 // A Member returns a member of a key as text; ok is false when it is absent, and text is ""
 // when it is not a text.
 type Member func(name string) (text string, ok bool)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tidegate/policy"
+	"tidegate/policy/jwk"
 	"tidegate/policy/source"
 )
 
@@ -15,6 +16,9 @@ func (l *loader) auth(o *source.Object) {
 	l.set.ForwardAuth = o.Bool(false, "forward_credential")
 	if l.set.AuthHeader != "" {
 		l.places["auth.yaml"] = o.Pos("header")
+	}
+	for _, t := range o.Named("backend_tls") { // before what refers to them
+		l.profile(t)
 	}
 	for _, i := range o.Objects("issuers") {
 		l.issuer(&l.set.Issuers, i, "issuer")
@@ -30,9 +34,6 @@ func (l *loader) auth(o *source.Object) {
 		l.user(u)
 	}
 	l.mutualTLS(o.Object("mtls"))
-	for _, t := range o.Named("backend_tls") {
-		l.profile(t)
-	}
 	l.backendJWT(o.Object("backend_jwt"), o)
 	l.introspection(o.Object("introspection"), o)
 	o.Close()
@@ -47,8 +48,13 @@ func (l *loader) issuer(to *[]policy.Issuer, o *source.Object, what string) {
 	}
 	o.Name = fmt.Sprintf("%s %q", what, i.Name)
 	i.Audience = o.Texts("audience")
-	i.JWKSURL = o.Text("jwks_url")
+	i.JWKSURL, i.TLS = o.Text("jwks_url"), o.Text("tls")
+	fetch := l.whereFetched(o, &i)
 	switch {
+	case fetch != onDevice && o.Has("jwks", "certificate"):
+		o.Errorf("fetch", "jwks or certificate is given too: want one of them")
+	case fetch != onDevice && i.JWKSURL != "":
+		i.Keys = l.fetched(o, &i, fetch)
 	case o.Has("jwks") && o.Has("certificate"):
 		o.Errorf("certificate", "jwks is given too: want one of them")
 	case o.Has("jwks"):
@@ -60,6 +66,9 @@ func (l *loader) issuer(to *[]policy.Issuer, o *source.Object, what string) {
 	i.Algorithms = o.Texts("algorithms")
 	if i.Algorithms == nil {
 		i.Algorithms = algorithmsOf(i.Keys)
+	}
+	if i.Algorithms == nil && fetch != onDevice && l.fetch == nil {
+		i.Algorithms = jwk.Signatures() // those of the keys, when they are fetched
 	}
 	i.Leeway = seconds(o, "leeway", 0, 0, time.Minute)
 	i.Subscriptions = subscriptionMode(o)
@@ -74,7 +83,7 @@ func (l *loader) issuer(to *[]policy.Issuer, o *source.Object, what string) {
 	}
 	i.UnprovenGrace = seconds(o, "unproven_grace", 0, time.Second, 7*24*time.Hour)
 	o.Close()
-	if i.Keys == nil && o.Has("jwks", "certificate") {
+	if i.Keys == nil && (o.Has("jwks", "certificate") || fetch != onDevice && l.fetch != nil) {
 		return
 	}
 	*to = append(*to, i)

@@ -28,6 +28,7 @@ const (
 // A loader holds what is known while a project is read.
 type loader struct {
 	fsys     fs.FS
+	fetch    Fetcher // nil: nothing is fetched
 	report   *source.Report
 	project  *Project
 	set      *policy.Set

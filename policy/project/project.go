@@ -3,8 +3,8 @@
 // to be sealed. It reports every mistake of the project at once, each with its file
 // and line.
 //
-// It reads only what is in the folder; it connects to nothing, runs nothing and reads
-// no clock. It signs nothing: the bundle writer does. The keys of each file are
+// It reads only what is in the folder; it connects to nothing by itself, runs nothing and
+// reads no clock. It signs nothing: the bundle writer does. The keys of each file are
 // described in docs/reference/project.md.
 package project
 
@@ -87,9 +87,20 @@ const MaxSecret = 64 << 10
 
 // Load reads the project in fsys. The project is nil when one of the findings is an
 // error. Findings are ordered as [source.Report.Findings] says. It does not change
-// fsys and may be called for several projects at once.
-func Load(fsys fs.FS) (*Project, []Finding) {
+// fsys and may be called for several projects at once. It fetches nothing: the keys of a jwks_url
+// that is to be fetched at build are missing from the set.
+func Load(fsys fs.FS) (*Project, []Finding) { return Reader{}.Load(fsys) }
+
+// A Reader reads projects.
+type Reader struct {
+	// Fetch fetches what is to be in the bundle and is not in the project; nil: it is left out.
+	Fetch Fetcher
+}
+
+// Load is like the function, and fetches what a bundle needs.
+func (r Reader) Load(fsys fs.FS) (*Project, []Finding) {
 	l := newLoader(fsys)
+	l.fetch = r.Fetch
 	l.load()
 	if l.report.Failed() {
 		return nil, l.report.Findings()
