@@ -110,6 +110,7 @@ type Client struct {
 	reports <-chan intake.Report
 	unwatch func()
 	hold    atomic.Bool // a bundle comes in: detail waits
+	fetch   *fetch      // what a cut has interrupted; it belongs to the connection that lives
 
 	mu      sync.Mutex
 	link    Link
@@ -292,7 +293,11 @@ func (c *Client) Run(ctx context.Context) error {
 	defer cancel()
 	watching.Go(func() { c.watch(ctx) })
 	c.keep(ctx)
-	return errors.Join(context.Cause(ctx), c.budget.close())
+	var ended error
+	if c.fetch != nil {
+		ended = c.fetch.end()
+	}
+	return errors.Join(context.Cause(ctx), ended, c.budget.close())
 }
 
 // watch turns outcomes of the desk into results.

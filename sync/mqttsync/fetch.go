@@ -179,10 +179,55 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// A fetch is an object on its way in. It outlives the connection, so that a cut costs what was
+// in flight and nothing else; what a restart costs is one chunk.
+type fetch struct {
+	offer    message.Offer
+	getter   *getter
+	head     []byte // of part 0, as it comes
+	whole    bool   // head is complete
+	transfer *intake.Transfer
+	have     int64
+	wrong    map[int]int // chunks that were not what was signed
+}
+
+// end gives up what cannot be used and keeps what has been staged.
+func (f *fetch) end() error {
+	if f.transfer == nil {
+		return nil
+	}
+	return f.transfer.Close()
+}
+
+// fetchOf returns the fetch of an object: the one that a cut has interrupted, or a new one.
+func (s *session) fetchOf(o *message.Offer) *fetch {
+	f := s.c.fetch
+	if f == nil || f.offer != *o {
+		s.dropFetch()
+		f = &fetch{offer: *o, getter: newGetter(s.c.o.PieceBytes, o.Digest), wrong: map[int]int{}}
+		f.getter.want(0, int(o.Head)) //nolint:gosec // at most 2 MiB
+		s.c.fetch = f
+	}
+	f.getter.resume(s)
+	return f
+}
+
+func (s *session) dropFetch() {
+	f := s.c.fetch
+	s.c.fetch = nil
+	if f == nil {
+		return
+	}
+	if err := f.end(); err != nil {
+		s.c.log.Error("staging", "err", err)
+	}
+}
+
 // fetchOne brings in one object.
 func (s *session) fetchOne(ctx context.Context, a *message.Announcement, retry bool) error {
 	o := a.Offer
-	if a.Spread > 0 && !sleep(ctx, time.Duration(rand.Uint64N(a.Spread*1000))*time.Millisecond) { //nolint:gosec // at most a week
+	if a.Spread > 0 && (s.c.fetch == nil || s.c.fetch.offer != *o) &&
+		!sleep(ctx, time.Duration(rand.Uint64N(a.Spread*1000))*time.Millisecond) { //nolint:gosec // at most a week
 		return ctx.Err()
 	}
 	if why := s.c.unwanted(o, retry); why != "" { // it may have come another way meanwhile
@@ -191,17 +236,21 @@ func (s *session) fetchOne(ctx context.Context, a *message.Announcement, retry b
 	}
 	s.busy(o)
 	defer s.idle()
-	g := newGetter(s, o.Digest)
-	head, err := g.whole(ctx, int(o.Head)) //nolint:gosec // at most 2 MiB
+	f := s.fetchOf(o)
+	err := s.fetchHead(ctx, f)
 	if err == nil {
 		if o.Object == message.BundleObject {
-			err = s.bringIn(ctx, g, o, head, retry)
+			err = s.bringIn(ctx, f, retry)
 		} else {
-			err = s.offerFile(ctx, o, head)
+			err = s.offerFile(ctx, o, f.head)
 		}
 	}
+	if ctx.Err() != nil || s.pipe.Err() != nil {
+		return err // it goes on with the next connection
+	}
+	s.dropFetch()
 	switch {
-	case err == nil || ctx.Err() != nil || refusal.Is(err, refusal.Busy):
+	case err == nil || refusal.Is(err, refusal.Busy):
 	case errors.Is(err, errStalled):
 		s.c.log.Warn("transfer waits", "word", string(refusal.WarnStalled), "digest", o.Digest.String())
 		s.c.drop("stalled")
@@ -209,6 +258,23 @@ func (s *session) fetchOne(ctx context.Context, a *message.Announcement, retry b
 		s.c.block(o.Digest)
 		s.c.log.Warn("not taken in", "digest", o.Digest.String(), "err", err)
 	}
+	return err
+}
+
+// fetchHead fetches part 0 into memory, which grows as it comes.
+func (s *session) fetchHead(ctx context.Context, f *fetch) error {
+	if f.whole {
+		return nil
+	}
+	err := f.getter.run(ctx, func(_, off int, data []byte) error {
+		if n := off + len(data); n > len(f.head) {
+			f.head = append(f.head, make([]byte, n-len(f.head))...)
+		}
+		copy(f.head[off:], data)
+		s.c.progress(int64(len(f.head)))
+		return nil
+	})
+	f.whole = err == nil
 	return err
 }
 
@@ -245,55 +311,33 @@ func (s *session) offerFile(ctx context.Context, o *message.Offer, b []byte) err
 }
 
 // bringIn fetches the content of a bundle whose head is here.
-func (s *session) bringIn(ctx context.Context, g *getter, o *message.Offer, head []byte, retry bool) error {
-	t, r, err := s.c.o.Desk.Begin(ctx, "mqtt", "", head, retry)
-	if err != nil || t == nil {
-		return err
-	}
-	defer func() {
-		if err := t.Close(); err != nil {
-			s.c.log.Error("staging", "err", err)
+func (s *session) bringIn(ctx context.Context, f *fetch, retry bool) error {
+	if f.transfer == nil {
+		t, r, err := s.c.o.Desk.Begin(ctx, "mqtt", "", f.head, retry)
+		if err != nil || t == nil {
+			return err
 		}
-	}()
-	if r.Digest != o.Digest {
-		return refusal.New(refusal.Digest, "bundle %s was announced, and the head is of %s", o.Digest, r.Digest)
-	}
-	chunks := t.Chunks()
-	missing, err := t.Missing()
-	if err != nil {
-		return err
-	}
-	have := int64(len(head))
-	for _, c := range chunks {
-		have += int64(c.Size) //nolint:gosec // at most 1 MiB
-	}
-	for _, i := range missing {
-		have -= int64(chunks[i].Size) //nolint:gosec // at most 1 MiB
-		g.want(i+1, int(chunks[i].Size))
-	}
-	s.c.progress(have)
-	wrong := map[int]int{}
-	err = g.run(ctx, func(part, off int, data []byte) error {
-		i := part - 1
-		_, err := t.PutPiece(i, off, data)
-		if refusal.Is(err, refusal.Digest) {
-			if wrong[i]++; wrong[i] >= wrongTimes {
-				t.Refuse(ctx, err)
-				return err
-			}
-			s.c.drop("chunk-wrong")
-			g.want(part, int(chunks[i].Size)) // all of it again
-			have -= int64(chunks[i].Size) - int64(len(data))
-			s.c.progress(have)
-			return nil
+		f.transfer = t
+		if r.Digest != f.offer.Digest {
+			return refusal.New(refusal.Digest, "bundle %s was announced, and the head is of %s", f.offer.Digest, r.Digest)
 		}
-		if err == nil {
-			have += int64(len(data))
-			s.c.progress(have)
+		missing, err := t.Missing()
+		if err != nil {
+			return err
 		}
-		return err
-	})
-	if err != nil {
+		chunks := t.Chunks()
+		f.have = int64(len(f.head))
+		for _, c := range chunks {
+			f.have += int64(c.Size) //nolint:gosec // at most 1 MiB
+		}
+		for _, i := range missing {
+			f.have -= int64(chunks[i].Size) //nolint:gosec // at most 1 MiB
+			f.getter.want(i+1, int(chunks[i].Size))
+		}
+	}
+	s.c.progress(f.have)
+	t := f.transfer
+	if err := f.getter.run(ctx, func(part, off int, data []byte) error { return s.put(ctx, f, part-1, off, data) }); err != nil {
 		return err
 	}
 	for {
@@ -305,6 +349,29 @@ func (s *session) bringIn(ctx context.Context, g *getter, o *message.Offer, head
 			return err // it begins anew when the desk is free
 		}
 	}
+}
+
+// put hands a piece of chunk i to the desk. A chunk that is not what was signed is asked for
+// again, and after three times the bundle is refused.
+func (s *session) put(ctx context.Context, f *fetch, i, off int, data []byte) error {
+	_, err := f.transfer.PutPiece(i, off, data)
+	switch {
+	case err == nil:
+		f.have += int64(len(data))
+	case !refusal.Is(err, refusal.Digest):
+		return err
+	default:
+		if f.wrong[i]++; f.wrong[i] >= wrongTimes {
+			f.transfer.Refuse(ctx, err)
+			return err
+		}
+		s.c.drop("chunk-wrong")
+		size := int(f.transfer.Chunks()[i].Size) //nolint:gosec // at most 1 MiB
+		f.getter.want(i+1, size)
+		f.have -= int64(size - len(data))
+	}
+	s.c.progress(f.have)
+	return nil
 }
 
 func (c *Client) progress(have int64) {

@@ -6,7 +6,6 @@ import (
 	"math/bits"
 	"time"
 
-	"tidegate/policy/refusal"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
 )
@@ -56,11 +55,21 @@ type asked struct {
 	part *part
 }
 
-func newGetter(s *session, d trust.Digest) *getter {
+func newGetter(pieceBytes int, d trust.Digest) *getter {
 	return &getter{
-		s: s, digest: d, token: message.NewToken(), flying: map[place]asked{}, window: 1,
-		piece: 1 << (bits.Len(uint(max(s.c.o.PieceBytes, block))) - 1), //nolint:gosec // positive
+		digest: d, token: message.NewToken(), flying: map[place]asked{}, window: 1,
+		piece: 1 << (bits.Len(uint(max(pieceBytes, block))) - 1), //nolint:gosec // positive
 	}
+}
+
+// resume goes on over a new connection: what was in flight is asked for again.
+func (g *getter) resume(s *session) {
+	g.s = s
+	for at, a := range g.flying {
+		a.part.clear(at.off, a.n)
+	}
+	clear(g.flying)
+	g.window, g.clean = 1, 0
 }
 
 // want adds a part of size bytes.
@@ -68,23 +77,6 @@ func (g *getter) want(number, size int) {
 	blocks := (size + block - 1) / block
 	words := (blocks + 63) / 64
 	g.parts = append(g.parts, &part{number: number, size: size, left: blocks, asked: make([]uint64, words), have: make([]uint64, words)})
-}
-
-// whole fetches part 0, of size bytes, into memory, which grows as it comes.
-func (g *getter) whole(ctx context.Context, size int) ([]byte, error) {
-	if size < 1 || size > message.MaxObject {
-		return nil, refusal.New(refusal.Limit, "object of %d bytes, at most %d are allowed", size, message.MaxObject)
-	}
-	g.want(0, size)
-	var b []byte
-	err := g.run(ctx, func(_, off int, data []byte) error {
-		for len(b) < off+len(data) {
-			b = append(b, make([]byte, off+len(data)-len(b))...)
-		}
-		copy(b[off:], data)
-		return nil
-	})
-	return b, err
 }
 
 // run asks for all that is wanted and hands it to put, in any order.

@@ -2,10 +2,14 @@ package mqttsync_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
+	"tidegate/sync/mqttsync/message"
 	"time"
 
 	"tidegate/store/events/batch"
@@ -15,6 +19,9 @@ import (
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
 )
+
+// noFilter chooses everything.
+var noFilter fleet.Filter
 
 // A world is a broker, a fleet and one device, all in one bubble of virtual time.
 type world struct {
@@ -179,4 +186,23 @@ func (w *world) stored() (calls, batches int) {
 func (w *world) seq() uint64 {
 	l, _ := w.device.Desk.Trust().Confirmed("gate", "stable")
 	return l.Seq
+}
+
+// overwrite puts other content into the file of a published bundle.
+func overwrite(dir string, published, content []byte) error {
+	sum := sha256.Sum256(published)
+	return os.WriteFile(filepath.Join(dir, fmt.Sprintf("%x.tide", sum[:8])), content, 0o600)
+}
+
+func (w *world) publishOpened(p *fleet.Published) {
+	w.publish(func(o *fleet.PublisherOptions) { o.Bundles = append(o.Bundles, p) })
+}
+
+// publishAt publishes nothing, by a clock that says at.
+func (w *world) publishAt(at time.Time, s *message.Signer) {
+	began := time.Now()
+	w.publish(func(o *fleet.PublisherOptions) {
+		o.Signer = s
+		o.Clock = func() time.Time { return at.Add(time.Since(began)) }
+	})
 }
