@@ -99,6 +99,16 @@ func (a *API) routes() []route {
 	}
 }
 
+// Patterns lists everything that is served over the socket or the admin listener, but the
+// files of the page.
+func Patterns() []string {
+	all := []string{"GET /healthz/live", "GET /healthz/ready", "GET /metrics", "GET /openapi.json", "GET /v1/session", "POST /v1/login", "POST /v1/logout"}
+	for _, r := range (&API{}).routes() {
+		all = append(all, r.pattern)
+	}
+	return all
+}
+
 // New returns the API of a device.
 func New(d Device) *API {
 	a := &API{d: d, mux: http.NewServeMux(), m: newOwnMetrics()}

@@ -2,6 +2,7 @@ package devicetest
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -24,4 +25,15 @@ func (d *Device) Socket(t testing.TB, method, path, body string) (int, string) {
 	b, err := io.ReadAll(resp.Body)
 	check(t, err)
 	return resp.StatusCode, string(b)
+}
+
+// JSON asks the device's unix socket and decodes the answer.
+func JSON[T any](t testing.TB, d *Device, path string) (v T) {
+	t.Helper()
+	status, body := d.Socket(t, "GET", path, "")
+	if status != http.StatusOK {
+		t.Fatalf("%s: status %d: %s", path, status, body)
+	}
+	check(t, json.Unmarshal([]byte(body), &v))
+	return v
 }

@@ -60,6 +60,7 @@ async function show() {
   for (const [n] of views) document.getElementById('nav-' + n).toggleAttribute('aria-current', n === found[0]);
   document.getElementById('nav-' + found[0]).setAttribute('aria-current', 'page');
   document.title = found[1] + ' · Tidegate';
+  get('/v1/status').then(tell, () => {});
   const view = (await found[3]())(rest.map(decodeURIComponent));
   current = view;
   put(main, view.node);
