@@ -287,7 +287,7 @@ type kept struct {
 	ConsumerKey      string   `cbor:"6,keyasint,omitempty"`
 	KeyType          uint8    `cbor:"7,keyasint,omitempty"`
 	Scopes           []string `cbor:"8,keyasint,omitempty"`
-	Expires          int64    `cbor:"9,keyasint,omitempty"` // Unix seconds; 0: unknown
+	Expires          *int64   `cbor:"9,keyasint,omitempty"` // Unix seconds; absent: unknown
 	ID               string   `cbor:"10,keyasint,omitempty"`
 	Claims           string   `cbor:"11,keyasint,omitempty"` // JSON object
 	Decided          bool     `cbor:"12,keyasint,omitempty"`
@@ -308,7 +308,8 @@ func encode(e *entry) []byte {
 		ApplicationOwner: s.ApplicationOwner, ApplicationPlan: s.ApplicationPlan, EndUserToken: s.EndUserToken,
 	}
 	if !s.Expires.IsZero() {
-		k.Expires = s.Expires.Unix()
+		t := s.Expires.Unix()
+		k.Expires = &t
 	}
 	b, err := cbor.Marshal(k)
 	if err != nil { // texts and numbers only
@@ -354,8 +355,8 @@ func decode(b []byte) (*entry, error) {
 		Scopes: k.Scopes, ID: k.ID, Decided: k.Decided, SubscriptionPlan: k.SubscriptionPlan, ApplicationID: k.ApplicationID,
 		ApplicationName: k.ApplicationName, ApplicationOwner: k.ApplicationOwner, ApplicationPlan: k.ApplicationPlan, EndUserToken: k.EndUserToken,
 	}
-	if k.Expires != 0 {
-		s.Expires = time.Unix(k.Expires, 0)
+	if k.Expires != nil {
+		s.Expires = time.Unix(*k.Expires, 0)
 	}
 	if k.Claims != "" {
 		var err error

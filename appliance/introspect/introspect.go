@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -53,6 +54,8 @@ type Options struct {
 	Now                     func() policy.Now
 	Cache                   *Cache
 	Log                     *slog.Logger
+	// Dial replaces net.Dialer, for tests and special networks; nil: the system's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // An Asker judges opaque tokens (auth.Introspector). It belongs to one edition; what it
@@ -97,7 +100,7 @@ func New(o Options) (*Asker, error) {
 			url = strings.TrimRight(url, "/") + soapService
 		}
 	}
-	site, err := upstream.NewSite(url, upstream.SiteOptions{TLS: o.TLS, Secret: o.Secret, TLSTime: o.TLSTime, Connections: connections})
+	site, err := upstream.NewSite(url, upstream.SiteOptions{TLS: o.TLS, Secret: o.Secret, TLSTime: o.TLSTime, Connections: connections, Dial: o.Dial})
 	if err != nil {
 		return nil, fmt.Errorf("introspection: %w", err)
 	}
