@@ -151,12 +151,7 @@ func (c *conn) await() *call {
 // and kept only if there was something.
 func (c *conn) readFirst(fd uintptr) bool {
 	k := c.srv.takeCall(c)
-	for {
-		c.got, c.err = syscall.Read(int(fd), k.in.b)
-		if c.err != syscall.EINTR {
-			break
-		}
-	}
+	c.got, c.err = readNow(fd, k.in.b)
 	if c.err == syscall.EAGAIN {
 		k.c = nil
 		c.srv.state.calls.Put(k)

@@ -57,8 +57,9 @@ func newClient(t Target) *Client {
 	return c
 }
 
-// get returns a connection that is fit for use: a kept one or a new one.
-func (c *Client) get(ctx context.Context) (*clientConn, error) {
+// get returns a connection that is fit for use: a kept one or a new one. With quick, a kept plain
+// one is returned without asking the kernel about it: [Client.exchange] does.
+func (c *Client) get(ctx context.Context, quick bool) (*clientConn, error) {
 	p := &c.pool
 	p.mu.Lock()
 	for len(p.idle) > 0 && !p.closed {
@@ -68,7 +69,7 @@ func (c *Client) get(ctx context.Context) (*clientConn, error) {
 		p.idle = p.idle[:n]
 		p.active++
 		p.mu.Unlock()
-		if cc.fresh(c.target.IdleTime) {
+		if quick && cc.quick() && time.Since(cc.since) <= c.target.IdleTime || cc.fresh(c.target.IdleTime) {
 			return cc, nil
 		}
 		cc.nc.Close()

@@ -34,6 +34,17 @@ func (r *Request) check() error {
 
 // send writes the request: the head with the beginning of the body in one system call.
 func (cc *clientConn) send(r *Request) error {
+	if err := cc.compose(r); err != nil {
+		return err
+	}
+	if err := cc.flush(nil); err != nil {
+		return cc.fault(StageWrite, err)
+	}
+	return nil
+}
+
+// compose buffers the request, and sends what does not fit the buffer.
+func (cc *clientConn) compose(r *Request) error {
 	cc.out = cc.client.pool.buffers.take(smallBlock)
 	cc.puts(r.Method)
 	cc.puts(" ")
@@ -98,9 +109,6 @@ func (cc *clientConn) send(r *Request) error {
 		if err := cc.sendChunked(r); err != nil {
 			return err
 		}
-	}
-	if err := cc.flush(nil); err != nil {
-		return cc.fault(StageWrite, err)
 	}
 	return nil
 }

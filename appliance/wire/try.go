@@ -22,7 +22,8 @@ type clientConn struct {
 
 	in            *block
 	n             int // bytes in it
-	seen, interim int // of them looked at; interim responses skipped
+	looked        int // of them, by readHead
+	seen, interim int // where readHead goes on; interim responses skipped
 	out           *block
 	outN          int
 	vec           [2][]byte
@@ -35,6 +36,9 @@ type clientConn struct {
 	sent          bool
 	until         bool // a read deadline is set
 	stall         time.Duration
+	turn          func(fd uintptr) bool // visit's, made once
+	turned        error                 // what it met
+	one           [1]byte
 
 	ctx         context.Context
 	life        *lifeline
@@ -76,33 +80,36 @@ func (c *Client) do(ctx context.Context, r *Request) (*Response, error) {
 	if err := r.check(); err != nil {
 		return nil, &TryError{Stage: StageWrite, Err: err}
 	}
-	cc, err := c.get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !cc.attach(ctx) {
-		cc.drop()
-		return nil, &TryError{Stage: StageWait, Err: context.Cause(ctx)}
-	}
-	cc.sent, cc.ready, cc.keep, cc.stall = false, false, true, r.Stall
-	if err := cc.send(r); err != nil {
-		if !cc.answered(r, err) {
-			cc.drop()
+	var cc *clientConn
+	fresh := false
+	for err := error(nil); !fresh; {
+		if cc, err = c.get(ctx, r.Body == nil); err != nil {
 			return nil, err
 		}
-		return cc.respond(r)
+		if err = cc.begin(ctx, r); err != nil {
+			return nil, err
+		}
+		if r.Body == nil && cc.quick() {
+			fresh, err = cc.visit(r)
+		} else {
+			fresh, err = true, cc.send(r)
+		}
+		if !fresh {
+			cc.drop()
+		} else if err != nil && !cc.answered(r, err) {
+			cc.drop()
+			return nil, err
+		} else if err != nil {
+			return cc.respond(r)
+		}
 	}
 	if cc.ready {
 		return cc.respond(r)
 	}
 	c.pool.buffers.give(cc.out) // not held while the backend thinks
 	cc.out = nil
-	if r.Timeout > 0 {
-		_ = cc.nc.SetReadDeadline(time.Now().Add(r.Timeout))
-		cc.until = true
-	} else if cc.until {
-		_ = cc.nc.SetReadDeadline(time.Time{})
-		cc.until = false
+	if cc.n == 0 {
+		cc.limit(r)
 	}
 	if err := cc.receive(r); err != nil {
 		err = cc.fault(StageResponse, err)
@@ -110,6 +117,30 @@ func (c *Client) do(ctx context.Context, r *Request) (*Response, error) {
 		return nil, err
 	}
 	return cc.respond(r)
+}
+
+// begin makes cc work for one call. After an error cc is gone.
+func (cc *clientConn) begin(ctx context.Context, r *Request) error {
+	if !cc.attach(ctx) {
+		cc.drop()
+		return &TryError{Stage: StageWait, Err: context.Cause(ctx)}
+	}
+	cc.sent, cc.ready, cc.keep, cc.stall = false, false, true, r.Stall
+	return nil
+}
+
+// limit bounds the time until the response's head.
+func (cc *clientConn) limit(r *Request) {
+	if r.Timeout > 0 {
+		_ = cc.nc.SetReadDeadline(time.Now().Add(r.Timeout))
+		cc.until = true
+	} else if cc.until {
+		_ = cc.nc.SetReadDeadline(time.Time{})
+		cc.until = false
+	}
+	if cc.interrupted.Load() { // meanwhile: its deadline is the one that counts
+		_ = cc.nc.SetReadDeadline(past)
+	}
 }
 
 // attach makes the end of ctx interrupt the connection. It reports false when the end
@@ -164,7 +195,7 @@ func (cc *clientConn) release() {
 	b.give(cc.in)
 	b.give(cc.out)
 	cc.in, cc.out, cc.n, cc.outN = nil, nil, 0, 0
-	cc.seen, cc.interim = 0, 0
+	cc.looked, cc.seen, cc.interim = 0, 0, 0
 	clear(cc.head.header)
 }
 
@@ -179,12 +210,15 @@ func (cc *clientConn) drop() {
 // receive reads response heads until the final one.
 func (cc *clientConn) receive(r *Request) error {
 	for !cc.ready {
-		if err := cc.readMore(); err != nil {
-			return err
+		if cc.n == cc.looked {
+			if err := cc.readMore(); err != nil {
+				return err
+			}
 		}
 		if err := cc.readHead(r); err != nil {
 			return err
 		}
+		cc.looked = cc.n
 	}
 	return nil
 }
