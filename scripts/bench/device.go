@@ -134,6 +134,7 @@ func (w *world) scenarioSet(n int) (*policy.Set, error) {
 // A deviceSpec is how a device is configured.
 type deviceSpec struct {
 	name   string
+	binary string // "": the one under test
 	set    *policy.Set
 	toml   string // more lines of its configuration
 	limits limits
@@ -159,8 +160,12 @@ func (w *world) device(s deviceSpec) (*gateway, error) {
 		g.plain[sc], g.secure[sc] = plain, secure
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", plain)
+	binary := w.tidegate
+	if s.binary != "" {
+		binary = s.binary
+	}
 	run := func(l limits) (*process, time.Duration, error) {
-		p, err := startProcess(s.name, l, s.env, w.tidegate, "run", "--config", name)
+		p, err := startProcess(s.name, l, s.env, binary, "run", "--config", name)
 		if err != nil {
 			return nil, 0, err
 		}

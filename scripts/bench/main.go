@@ -38,13 +38,13 @@ func main() {
 
 // options are the flags.
 type options struct {
-	tidegate, tidectl, out string
-	full                   bool
-	only                   string
-	rounds                 int
-	time, warm             time.Duration
-	soak                   time.Duration
-	profile                string
+	tidegate, before, out string
+	full                  bool
+	only                  string
+	rounds                int
+	time, warm            time.Duration
+	soak                  time.Duration
+	profile               string
 }
 
 func run(args []string) error {
@@ -54,6 +54,7 @@ func run(args []string) error {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.tidegate, "tidegate", "bin/tidegate", "the device program")
+	f.StringVar(&o.before, "before", "", "another build of the device program, to be compared with")
 	f.StringVar(&o.out, "out", "scripts/bench/out", "folder of results")
 	f.BoolVar(&o.full, "full", false, "everything: TLS, new connections, 64 KiB, a fifth of a core, growth")
 	f.StringVar(&o.only, "only", "", "parts to run, with commas: "+strings.Join(partNames(), ", "))

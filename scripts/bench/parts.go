@@ -43,6 +43,12 @@ func (w *world) everybody(l limits) ([]*gateway, func(), error) {
 			return w.device(deviceSpec{name: "Tidegate, no token cache", set: set, toml: noDetail + "[cache]\ntokens = 0\n", limits: l})
 		},
 	}
+	ours := len(starts)
+	if w.before != "" {
+		starts = append(starts, func() (*gateway, error) {
+			return w.device(deviceSpec{name: "before", binary: w.before, set: set, toml: noDetail, limits: l})
+		})
+	}
 	if program("nginx") != "" {
 		starts = append(starts, func() (*gateway, error) { return nginx(w, l) })
 	}
@@ -55,9 +61,11 @@ func (w *world) everybody(l limits) ([]*gateway, func(), error) {
 			stop()
 			return nil, nil, err
 		}
-		g.can = []string{"P R J JR", "JR JRA", "JR"}[min(i, 2)]
-		if i > 2 {
-			g.can = map[string]string{"nginx": "P R", "haproxy": "P R J JR"}[g.name]
+		switch {
+		case i < ours:
+			g.can = []string{"P R J JR", "JR JRA", "JR"}[i]
+		case g.name == "before":
+			g.can = "P R J JR"
 		}
 		all = append(all, g)
 	}
