@@ -165,7 +165,7 @@ func (r onlyReads) Read(p []byte) (int, error) {
 func (r onlyReads) Close() error { return r.f.Close() }
 
 // Wrap gives an error of a medium its word: E_MEDIA_GONE when the device is not there any more,
-// else E_MEDIA_IO. What has a word keeps it.
+// E_NO_SPACE when it is full, else E_MEDIA_IO. What has a word keeps it.
 func Wrap(err error) error {
 	if err == nil {
 		return nil
@@ -177,6 +177,9 @@ func Wrap(err error) error {
 		if errors.Is(err, gone) {
 			return refusal.New(refusal.MediaGone, "%w", err)
 		}
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EFBIG) {
+		return refusal.New(refusal.NoSpace, "the stick is full: %w", err).WithHint("make room on it; nothing was deleted here")
 	}
 	return refusal.New(refusal.MediaIO, "%w", err)
 }

@@ -233,7 +233,7 @@ func TestReadingBackFindsADifference(t *testing.T) {
 
 func TestWordsOfErrors(t *testing.T) {
 	for err, want := range map[error]refusal.Word{
-		syscall.EIO: refusal.MediaIO, syscall.ENODEV: refusal.MediaGone, syscall.ENXIO: refusal.MediaGone,
+		syscall.EIO: refusal.MediaIO, syscall.ENOSPC: refusal.NoSpace, syscall.ENODEV: refusal.MediaGone, syscall.ENXIO: refusal.MediaGone,
 		&os.PathError{Err: syscall.ESTALE}: refusal.MediaGone, refusal.New(refusal.NoSpace, "x"): refusal.NoSpace,
 	} {
 		if w, _ := refusal.Of(Wrap(err)); w != want {
