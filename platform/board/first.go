@@ -1,0 +1,42 @@
+package board
+
+import "time"
+
+// Options are what the first process works with. The paths are those of the image.
+type Options struct {
+	Program string        // the gateway
+	User    uint32        // as which it runs
+	Memory  int64         // bytes that it may use
+	Helper  int64         // bytes that what reads a stick may use
+	Tasks   int64         // threads, each
+	Data    string        // where the data partition is mounted
+	Boot    string        // where the boot partition is mounted
+	Empty   string        // gzipped image of an empty data partition, for a factory reset
+	Prove   time.Duration // how long a new system must serve before it counts as good
+	GiveUp  time.Duration // after which a new system that does not serve is given up
+	Quiet   time.Duration // between the insertion of a stick and the first look at it
+}
+
+// Default returns the options of the flash image.
+func Default() Options {
+	const mib = 1 << 20
+	return Options{
+		Program: "/usr/bin/tidegate", User: 500, Memory: 256 * mib, Helper: 64 * mib, Tasks: 256,
+		Data: "/data", Boot: "/boot", Empty: "/usr/lib/tideinit/data.img.gz",
+		Prove: time.Minute, GiveUp: 5 * time.Minute, Quiet: 2 * time.Second,
+	}
+}
+
+// The pauses between two starts of the gateway.
+const (
+	firstPause = time.Second
+	lastPause  = time.Minute
+)
+
+// pause returns how long to wait before the next start after one that lasted.
+func pause(before, lasted time.Duration) time.Duration {
+	if lasted > lastPause {
+		return firstPause
+	}
+	return min(max(2*before, firstPause), lastPause)
+}
