@@ -95,6 +95,7 @@ func (l *loader) warn() {
 			l.report.Warnf(p.Pos, fmt.Sprintf("plan %q", p.Name), "the burst of %d is above the limit of %d: it has no effect", p.Burst.Count, p.Limit.Count)
 		}
 	}
+	l.warnMigrated()
 	for _, a := range l.set.APIs {
 		object := fmt.Sprintf("API %q %s", a.Name, a.Version)
 		open := 0

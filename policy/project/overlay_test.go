@@ -60,3 +60,17 @@ func TestMistakesOfAnOverlayHaveItsPlace(t *testing.T) {
 		}
 	}
 }
+
+func TestImportedProjectIsWarnedOfPlansThatAPIManagerAlwaysHas(t *testing.T) {
+	const want = "no subscription plan Unauthenticated"
+	says := func(fsys fstest.MapFS) bool {
+		_, findings := Load(fsys)
+		return slices.ContainsFunc(findings, func(f Finding) bool { return f.Severity == Warning && strings.Contains(f.Message, want) })
+	}
+	plain := overlaid(nil)
+	imported := overlaid(map[string]string{"wso2.lock.json": "{}"})
+	limited := overlaid(map[string]string{"wso2.lock.json": "{}", "policies.yaml": "subscriptionPolicies: [Unauthenticated: {count: 3, timeUnit: min}]\n"})
+	if says(plain) || !says(imported) || says(limited) {
+		t.Errorf("plain %t, imported %t, limited %t", says(plain), says(imported), says(limited))
+	}
+}

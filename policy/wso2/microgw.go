@@ -127,14 +127,18 @@ func (c *converter) stripPasswords(a *api) bool {
 	strip := func(owner *source.Node, key, name string) {
 		g := owner.Value(key)
 		s := g.Value("securityConfig")
-		if s == nil || s.Kind != source.Map || s.Value("password") == nil {
+		if s == nil || s.Kind != source.Map {
+			return
+		}
+		kind := strings.ToLower(cmp.Or(scalarText(s.Value("type")), "basic"))
+		if s.Value("password") == nil && kind == scalarText(s.Value("type")) {
 			return
 		}
 		g = own(owner, key)
 		s = own(g, "securityConfig")
 		password := scalarText(s.Value("password"))
 		remove(s, "password")
-		set(s, "type", text(strings.ToLower(cmp.Or(scalarText(s.Value("type")), "basic"))))
+		set(s, "type", text(kind))
 		changed = true
 		secret := openapi.SecretPath("endpoints", name, "password")
 		if password != "" {
