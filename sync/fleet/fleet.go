@@ -38,6 +38,7 @@ type Broker struct {
 	TLS                *tls.Config
 	Proxy              *url.URL
 	Dial               func(ctx context.Context, network, address string) (net.Conn, error) // nil: the system's
+	RetryCap           time.Duration                                                        // longest pause between tries; default 30 s
 	Log                *slog.Logger
 }
 
@@ -63,7 +64,11 @@ func (b *Broker) keep(ctx context.Context, session func(ctx context.Context, p *
 		if time.Since(began) > time.Minute {
 			tries = 0
 		}
-		pause := time.Duration(rand.Int64N(int64(min(time.Second<<min(tries, 6), time.Minute)) + 1))
+		most := b.RetryCap
+		if most == 0 {
+			most = 30 * time.Second
+		}
+		pause := time.Duration(rand.Int64N(int64(min(time.Second<<min(tries, 6), most)) + 1))
 		b.log().Warn("no link to the broker", "broker", u.Redacted(), "err", err, "again", pause.Round(time.Millisecond))
 		timer := time.NewTimer(pause)
 		select {
