@@ -46,6 +46,9 @@ func (v *validator) checkPlan(p *Plan, object string) {
 	if p.MaxBody < 0 {
 		v.add(p.Pos, object, "a body of at most %d bytes", p.MaxBody)
 	}
+	if p.MaxBody > 0 && p.Kind == CustomPlan {
+		v.hint(p.Pos, object, "put it on a resource, subscription or application plan, or use x-tidegate-max-body", "a custom plan cannot bound bodies")
+	}
 	if p.WarnPercent > 99 {
 		v.add(p.Pos, object, "warns from %d percent: want 1 to 99", p.WarnPercent)
 	}

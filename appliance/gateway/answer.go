@@ -164,10 +164,15 @@ func (c *call) relay(resp *wire.Response) error {
 	if resp.Upgraded != nil {
 		return c.tunnel(resp)
 	}
-	if c.looksInto(resp.Status, resp.Header) && c.x.Head().Method != http.MethodHead {
+	head := c.x.Head().Method == http.MethodHead
+	if !head && c.looksInto(resp.Status, resp.Header) {
 		return c.lookAt(resp)
 	}
-	c.answerHeader(resp.Header, false)
+	changes := head && c.rewrites(resp.Header.Value("Content-Type"))
+	if changes { // a GET would be answered with another body
+		resp.Length = -1
+	}
+	c.answerHeader(resp.Header, changes)
 	c.status = c.mapped(resp.Status)
 	if c.status == http.StatusNoContent && resp.Status != c.status {
 		defer resp.Body.Close() // what the backend said besides is not told

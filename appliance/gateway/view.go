@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/policy/auth"
 )
@@ -14,6 +15,9 @@ func (g *Gateway) Backends() []upstream.View {
 	defer e.release()
 	return e.pool.View()
 }
+
+// Answers returns the counts of the response cache.
+func (g *Gateway) Answers() cache.Stats { return g.cache.Stats() }
 
 // Tokens returns how many verified tokens are remembered, and how many there may be.
 func (g *Gateway) Tokens() (held, most int) {

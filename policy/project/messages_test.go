@@ -22,8 +22,9 @@ paths:
       responses: {"200": {description: yes}}
 `
 	_, found := Load(fstest.MapFS{
-		"tide.yaml":   {Data: []byte("product: p\nname: n\n")},
-		"apis/a.yaml": {Data: []byte(doc)},
+		"tide.yaml":     {Data: []byte("product: p\nname: n\n")},
+		"policies.yaml": {Data: []byte("customPolicies: [c: {keyTemplate: $userId, count: 1, unitTime: 1, timeUnit: min, max_body: 10}]\n")},
+		"apis/a.yaml":   {Data: []byte(doc)},
 	})
 	var text strings.Builder
 	for _, f := range found {
@@ -34,6 +35,7 @@ paths:
 	for _, want := range []string{
 		"x-tidegate-transform: request headers: X: unknown placeholder {cookie.x}",
 		"x-tidegate-transform: {path.nope}: the path /b/{id} has no such parameter",
+		"a custom plan cannot bound bodies",
 		`schema: parameter "id": style "matrix" is not supported here`,
 	} {
 		if !strings.Contains(text.String(), want) {
