@@ -31,7 +31,7 @@ func (t timekeeper) Now() policy.Now {
 }
 
 // Line implements gateway.Clock.
-func (t timekeeper) Line() uint32 { return t.clock.Instant().Line }
+func (t timekeeper) Line() uint32 { return t.clock.Line() }
 
 // instant is the time of limits.
 func (t timekeeper) instant() throttle.Instant {
