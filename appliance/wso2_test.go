@@ -383,3 +383,42 @@ func TestErrorBodiesOfTheMicrogateway(t *testing.T) {
 		t.Errorf("the backend was called %d times by refused calls", n)
 	}
 }
+
+// TestConfigurationOfAMicrogatewayIsOneOfADevice reads the tidegate.toml that micro-gw.conf
+// becomes.
+func TestConfigurationOfAMicrogatewayIsOneOfADevice(t *testing.T) {
+	const conf = `
+[listenerConfig]
+host="127.0.0.1"
+httpPort=8090
+httpsPort=8095
+maxUriLength=4096
+maxHeaderSize=8192
+maxEntityBodySize=-1
+timeoutInMillis=90000
+[mutualSSLConfig]
+sslVerifyClient="require"
+[caching]
+tokenCacheCapacity=5000
+[b7a.log]
+level="DEBUG"
+[b7a.http.accesslog]
+console=true
+`
+	r, err := wso2.ReadMicrogateway("site", fstest.MapFS{}, "micro-gw.conf", []byte(conf), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "tidegate.toml")
+	if err := os.WriteFile(file, r.Files[0].Body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(config.Sources{File: file})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, r.Files[0].Body)
+	}
+	if c.Listen.HTTP != "127.0.0.1:8090" || c.Listen.HTTPS != "127.0.0.1:8095" || c.Limits.URIBytes != 4096 || c.Limits.HeaderBytes != 8192 ||
+		c.TLS.ClientAuth != "require" || c.Cache.Tokens != 5000 || c.Log.Level != "debug" || c.Log.Access != "combined" || c.Listen.IdleTimeout.Std() != 90*time.Second {
+		t.Errorf("got %+v", c)
+	}
+}
