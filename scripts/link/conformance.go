@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"tidegate/store/events/eventstest"
@@ -45,14 +46,17 @@ func conformance(ctx context.Context, o options) error {
 		return err
 	}
 	defer store.Close() //nolint:errcheck // the run is over
-	if err := fleetSide(ctx, o, f, u, store); err != nil {
+	side, endSide := context.WithCancel(ctx)
+	defer endSide()
+	if err := fleetSide(side, o, f, u, store); err != nil {
 		return err
 	}
 	d, err := openDevice(o, f, u, "device-1")
 	if err != nil {
 		return err
 	}
-	defer d.Stop() //nolint:errcheck // the run is over
+	stop := sync.OnceValue(d.Stop)
+	defer stop() //nolint:errcheck // the run is over
 	if err := d.Start(ctx); err != nil {
 		return err
 	}
@@ -98,6 +102,11 @@ func conformance(ctx context.Context, o options) error {
 	if got != calls {
 		return fmt.Errorf("%d calls stored, want %d", got, calls)
 	}
+	if err := stop(); err != nil {
+		return err
+	}
+	endSide() // one name, one connection: those who try come next
+	time.Sleep(time.Second)
 	return denied(ctx, o, u)
 }
 
@@ -172,7 +181,7 @@ func denied(ctx context.Context, o options, u *url.URL) error {
 		return err
 	}
 	defer victim.Close()
-	watch, err := dial("fleet-publisher-1") // takes the place of the publisher: both have one name
+	watch, err := dial("fleet-publisher-1")
 	if err != nil {
 		return err
 	}
