@@ -171,7 +171,7 @@ func (b *body) broken(err error) error {
 // refill reads more behind what is unread, which it first moves to the front of area.
 func (b *body) refill() error {
 	if b.big == nil && b.cramped() {
-		big := b.pool.take(largeBlock)
+		big := b.pool.roomy()
 		b.w = copy(big.b, b.area[b.r:b.w])
 		b.r, b.area, b.big = 0, big.b, big
 	}

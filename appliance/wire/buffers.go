@@ -2,6 +2,7 @@ package wire
 
 import (
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -12,12 +13,22 @@ const (
 	largeBlock = 32 << 10
 )
 
+// mostRoomy bounds the large blocks that bodies are copied through at a time, 8 MiB to a server
+// or target. Beyond it bodies go through small ones: a flood of them becomes slower and not larger.
+const mostRoomy = 256
+
 // A block is a buffer that one call owns at a time.
-type block struct{ b []byte }
+type block struct {
+	b     []byte
+	roomy bool // counted
+}
 
 // buffers lends blocks. What comes back is wiped, so that a block never carries one
 // client's bytes into another's call, even past a fault in the bookkeeping of lengths.
-type buffers struct{ small, large sync.Pool }
+type buffers struct {
+	small, large sync.Pool
+	roomies      atomic.Int32 // lent
+}
 
 // take returns a zeroed block of at least n bytes.
 func (p *buffers) take(n int) *block {
@@ -26,20 +37,36 @@ func (p *buffers) take(n int) *block {
 		if b, ok := p.small.Get().(*block); ok {
 			return b
 		}
-		return &block{make([]byte, smallBlock)}
+		return &block{b: make([]byte, smallBlock)}
 	case n <= largeBlock:
 		if b, ok := p.large.Get().(*block); ok {
 			return b
 		}
-		return &block{make([]byte, largeBlock)}
+		return &block{b: make([]byte, largeBlock)}
 	}
-	return &block{make([]byte, n)}
+	return &block{b: make([]byte, n)}
+}
+
+// roomy returns a zeroed block to copy a body through: a large one, or a small one when many
+// are lent.
+func (p *buffers) roomy() *block {
+	if p.roomies.Add(1) > mostRoomy {
+		p.roomies.Add(-1)
+		return p.take(smallBlock)
+	}
+	b := p.take(largeBlock)
+	b.roomy = true
+	return b
 }
 
 // give takes b back; nil is allowed. No slice or string of it may be used any more.
 func (p *buffers) give(b *block) {
 	if b == nil {
 		return
+	}
+	if b.roomy {
+		b.roomy = false
+		p.roomies.Add(-1)
 	}
 	clear(b.b)
 	switch len(b.b) {

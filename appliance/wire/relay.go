@@ -65,7 +65,7 @@ func relayOwn(x Exchange, resp *Response) error {
 
 // relayAny copies a body of net/http.
 func relayAny(x Exchange, resp *Response) error {
-	block := resp.pool.take(largeBlock)
+	block := resp.pool.roomy()
 	defer resp.pool.give(block)
 	buf := block.b
 	if resp.Length < 0 {

@@ -412,6 +412,51 @@ func TestBlocksComeBackWiped(t *testing.T) {
 	}
 }
 
+func TestManyBodiesAtOnceGoThroughSmallBlocks(t *testing.T) {
+	var p buffers
+	var lent []*block
+	for i := range mostRoomy + 10 {
+		b := p.roomy()
+		if want := i < mostRoomy; (len(b.b) == largeBlock) != want {
+			t.Fatalf("block %d has %d bytes", i, len(b.b))
+		}
+		lent = append(lent, b)
+	}
+	for _, b := range lent {
+		p.give(b)
+	}
+	if b := p.roomy(); len(b.b) != largeBlock || p.roomies.Load() != 1 {
+		t.Errorf("%d bytes, %d lent", len(b.b), p.roomies.Load())
+	}
+}
+
+// TestBodiesPassThroughSmallBlocks sends long bodies both ways while no large block is to be had.
+func TestBodiesPassThroughSmallBlocks(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(b)
+	})
+	c := newTestClient(t, Target{Addr: addr})
+	s := &Server{Handler: proxy(c)}
+	gate := start(t, s)
+	c.pool.buffers.roomies.Store(mostRoomy)
+	s.state.buffers.roomies.Store(mostRoomy)
+	body := strings.Repeat("0123456789", 30_000)
+	for _, length := range []int64{int64(len(body)), -1} {
+		r, _ := http.NewRequest("POST", "http://"+gate+"/", strings.NewReader(body))
+		r.ContentLength = length
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != body {
+			t.Errorf("length %d: %d bytes came back, %v", length, len(b), err)
+		}
+		resp.Body.Close()
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+}
+
 func TestCallsComeBackWiped(t *testing.T) {
 	var s Server
 	for _, size := range []int{smallBlock, largeBlock} {

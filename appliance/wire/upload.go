@@ -20,7 +20,7 @@ func (cc *clientConn) sendLength(r *Request) error {
 	if left == 0 {
 		return nil
 	}
-	big := cc.client.pool.buffers.take(largeBlock)
+	big := cc.client.pool.buffers.roomy()
 	defer cc.client.pool.buffers.give(big)
 	for left > 0 {
 		n, err := r.Body.Read(big.b[:min(int64(len(big.b)), left)])
@@ -39,7 +39,7 @@ func (cc *clientConn) sendLength(r *Request) error {
 // there, and the trailers.
 func (cc *clientConn) sendChunked(r *Request) error {
 	const before = 10 // hex digits of a length below 2^32, CR LF
-	big := cc.client.pool.buffers.take(largeBlock)
+	big := cc.client.pool.buffers.roomy()
 	defer cc.client.pool.buffers.give(big)
 	for {
 		n, err := r.Body.Read(big.b[before : len(big.b)-2])
