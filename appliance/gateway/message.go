@@ -23,7 +23,7 @@ const (
 	largeShare = 32 << 20
 	parseShare = 32 << 20
 	unknown    = 64 << 10 // what a body of unknown length is taken for until it is read
-	perValue   = 128      // bytes that a JSON value takes while it is checked
+	perValue   = 1200     // bytes that a JSON value takes while it is checked
 )
 
 // looking is the memory for bodies that are looked into.
