@@ -99,7 +99,6 @@ func (w *world) scenarioSet(n int) (*policy.Set, error) {
 		Plans: []policy.Plan{
 			{Kind: policy.ResourcePlan, Name: "Plenty", Limit: plenty},
 			{Kind: policy.SubscriptionPlan, Name: "Gold", Limit: plenty},
-			{Kind: policy.SubscriptionPlan, Name: policy.Unauthenticated, Limit: plenty},
 			{Kind: policy.ApplicationPlan, Name: "App", Limit: plenty},
 		},
 		Applications: []policy.Application{{ID: "1", Name: "bench", Owner: "bench", Plan: "App", Keys: []policy.ConsumerKey{{Key: "bench-app"}}}},
