@@ -337,3 +337,47 @@ func TestArchivesAddAndTakeNothingAway(t *testing.T) {
 		t.Errorf("got %+v, want nothing changed", r)
 	}
 }
+
+func TestClientCertificatesAreAskedForBeforeTheProjectBuilds(t *testing.T) {
+	s := newSite(t, "2.6")
+	s.APIs[0]["securityScheme"] = []any{"mutualssl", "mutualssl_mandatory", "oauth2", "oauth_basic_auth_api_key_mandatory"}
+	dir := filepath.Join(t.TempDir(), "p")
+	s.importLabel(dir).must(t, 0).says(t, "needs a certificate: MeterReadings 1.2.0: asks callers for a certificate")
+	runWSO2(t, nil, "validate", dir).must(t, 60).says(t, "mutual TLS without any client certificates to accept")
+}
+
+func TestImportIntoAProjectThatIsThereKeepsItsOwn(t *testing.T) {
+	s := newSite(t, "2.6")
+	dir := t.TempDir()
+	own := map[string]string{
+		"tide.yaml":     "# ours\nproduct: harbour\nlabels: [crane]\nfault_format: problem\n",
+		"policies.yaml": "resourcePolicies:\n  - Mine: {count: 5, unitTime: 1, timeUnit: min}\n",
+		"auth.yaml":     "issuers:\n  - {name: own, issuer: '" + s.URL + "/oauth2/token', jwks_url: 'https://km/jwks', algorithms: [RS256]}\n",
+		"apis/own.yaml": "openapi: 3.0.3\ninfo: {title: Own, version: '1'}\nx-wso2-basePath: /own\nx-wso2-production-endpoints: {urls: ['http://10.0.0.1']}\npaths: {/x: {get: {x-throttling-tier: Mine, responses: {'200': {description: ok}}}}}\n",
+	}
+	for name, text := range own {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.importLabel(dir).must(t, 0)
+	got := files(t, dir)
+	if want := "# ours\nproduct: harbour\nlabels: [crane, quay-7]\nfault_format: problem\n"; got["tide.yaml"] != want {
+		t.Errorf("tide.yaml: %s", cmp.Diff(want, got["tide.yaml"]))
+	}
+	if got["auth.yaml"] != own["auth.yaml"] || got["apis/own.yaml"] != own["apis/own.yaml"] || got["keys/apim.jwks.json"] != "" {
+		t.Errorf("an issuer that is there was named again:\n%s", got["auth.yaml"])
+	}
+	if !strings.Contains(got["policies.yaml"], "Mine: {count: 5, unitTime: 1, timeUnit: min}") {
+		t.Errorf("policies.yaml:\n%s", got["policies.yaml"])
+	}
+	runWSO2(t, nil, "validate", dir).must(t, 0)
+
+	// What the other side has too is in the way.
+	s.APIs[0]["context"], s.APIs[0]["version"] = "/own", "1"
+	edit(t, filepath.Join(dir, "apis/own.yaml"), "/own", "/own/1")
+	s.importLabel(dir).must(t, 60).says(t, `its base path "/own/1" is also that of`)
+}
