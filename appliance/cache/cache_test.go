@@ -186,6 +186,11 @@ func TestVariants(t *testing.T) {
 	if _, use := c.Lookup(get("/", 0, "Accept-Language: de", "Accept: text/plain")); use != Miss {
 		t.Errorf("another Accept: use %d", use)
 	}
+	store(c, get("/packed", 0, "Accept-Encoding: gzip"), 200, "x", "Content-Encoding: gzip")
+	if _, use := c.Lookup(get("/packed", 0)); use != Miss {
+		t.Errorf("a compressed answer for who takes none: use %d", use)
+	}
+	c.Invalidate(Space{}, "/packed")
 	store(c, get("/", 0, "Accept-Language: de"), 200, "neu", "Vary: Accept-Language", "Vary: Accept")
 	if e, _ := c.Lookup(get("/", 0, "Accept-Language: de")); string(e.Body()) != "neu" || c.Stats().Entries != 2 {
 		t.Errorf("replaced: %q, %d entries", e.Body(), c.Stats().Entries)

@@ -124,6 +124,9 @@ func (e *Entry) varies(request, answer wire.Header) bool {
 		}
 		return ok
 	})
+	if answer.Has("Content-Encoding") { // a backend that compresses without saying so in Vary
+		e.vary = append(e.vary, wire.Field{Name: "Accept-Encoding", Value: combined(request, "Accept-Encoding")})
+	}
 	return ok
 }
 

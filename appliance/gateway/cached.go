@@ -61,7 +61,10 @@ func (c *call) caches(g *upstream.Group, to *upstream.Call) bool {
 		return false
 	}
 	m := c.mark()
-	for _, s := range [...]string{g.Name(), "\x00", to.Host, "\x00", to.Suffix, "?", to.Query} {
+	// Backends make links of the fields that tell the client's host and scheme: who sends another Host
+	// must not change what others are told.
+	host, scheme := c.req.Header.Value(fieldHost), c.req.Header.Value(fieldProto)
+	for _, s := range [...]string{g.Name(), "\x00", to.Host, "\x00", scheme, "\x00", host, "\x00", to.Suffix, "?", to.Query} {
 		c.text = append(c.text, s...)
 	}
 	uri := c.value(m)

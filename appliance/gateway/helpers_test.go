@@ -36,6 +36,7 @@ type exchange struct {
 	got    []byte
 	keep   bool // got is wanted
 	abort  bool
+	proxy  bool // the peer is a trusted proxy
 }
 
 var _ wire.Exchange = (*exchange)(nil)
@@ -69,7 +70,7 @@ func (x *exchange) HeaderValues(name string, yield func(string) bool) {
 	x.head.Header.Values(name, yield)
 }
 func (x *exchange) Client() netip.Addr        { return netip.AddrFrom4([4]byte{192, 0, 2, 1}) }
-func (x *exchange) TrustedPeer() bool         { return false }
+func (x *exchange) TrustedPeer() bool         { return x.proxy }
 func (x *exchange) TLS() *tls.ConnectionState { return nil }
 func (x *exchange) Body(limit int64) ([]byte, error) {
 	if int64(len(x.body)) > limit {

@@ -183,7 +183,7 @@ func (c *call) newBody() ([]byte, error) {
 	c.view.Body = nil
 	if r.ReadsRequest() {
 		if c.x.Head().Length != 0 {
-			if t := c.x.Header("Content-Type"); t != "" && !schema.IsJSON(schema.MediaType(t)) || !identity(c.x.Header("Content-Encoding")) {
+			if t, plain := schema.Form(c.x); t != "" && !schema.IsJSON(t) || !plain {
 				return nil, fault.New(fault.MediaType, errNotJSON)
 			}
 		}

@@ -160,6 +160,11 @@ func TestAnswersThatAreNotShared(t *testing.T) {
 		"a credential that passes": func() *exchange { return newExchange("GET", "/a/x/2", "Authorization", "Bearer x") },
 		"a cookie of the backend":  func() *exchange { return newExchange("GET", "/a/x/3?cookie=1") },
 		"a range":                  func() *exchange { return newExchange("GET", "/a/x/4", "Range", "bytes=0-1") },
+		"another Host": func() *exchange {
+			x := newExchange("GET", "/a/x/5")
+			x.head.Authority = fmt.Sprintf("evil-%d.test", calls.Load())
+			return x
+		},
 	} {
 		a, b := ask(g, x()), ask(g, x())
 		if string(a.got) == string(b.got) {
@@ -407,5 +412,12 @@ func TestTracesAndProxies(t *testing.T) {
 		if got.Get("Forwarded") != "" || got.Get("X-Forwarded-For") != "192.0.2.1" || got.Get("X-Forwarded-Proto") != "http" || got.Get("X-Request-Id") != x.ID() {
 			t.Errorf("fields of a proxy that is not trusted: %v", got)
 		}
+	}
+	x := newExchange("GET", "/a/x/1", "Forwarded", "for=198.51.100.7;proto=https", "X-Forwarded-For", "198.51.100.7", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "shop.test")
+	x.proxy = true
+	ask(g, x)
+	if got.Get("Forwarded") != "for=198.51.100.7;proto=https, for=192.0.2.1" || got.Get("X-Forwarded-For") != "198.51.100.7, 192.0.2.1" ||
+		got.Get("X-Forwarded-Proto") != "https" || got.Get("X-Forwarded-Host") != "shop.test" {
+		t.Errorf("fields of a trusted proxy: %v", got)
 	}
 }

@@ -112,8 +112,10 @@ func (c *Check) Takes(call policy.Call) (checked bool, err error) {
 	if c.body == nil {
 		return false, nil
 	}
-	t := MediaType(call.Header("Content-Type"))
+	t, plain := Form(call)
 	switch {
+	case t == twoTypes && hasBody(call):
+		return false, fault.New(fault.MediaType, errors.New("more than one media type"))
 	case t == "" || c.describes(t):
 	case matches(c.spec.Others, t):
 		return false, nil
@@ -123,10 +125,32 @@ func (c *Check) Takes(call policy.Call) (checked bool, err error) {
 		}
 		return false, fault.New(fault.MediaType, fmt.Errorf("media type %q is not described", t))
 	}
-	if e := call.Header("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return false, fault.New(fault.MediaType, fmt.Errorf("a body in content coding %q cannot be checked", e))
+	if !plain {
+		return false, fault.New(fault.MediaType, errors.New("a compressed body cannot be checked"))
 	}
 	return true, nil
+}
+
+// twoTypes stands for several Content-Type lines: another reader may take another one.
+const twoTypes = "several"
+
+// Form returns the media type of the body of a call, as [MediaType] does, and whether the body is
+// plain: in no content coding. Several lines make a type that is none.
+func Form(call policy.Call) (mediaType string, plain bool) {
+	n := 0
+	call.HeaderValues("Content-Type", func(v string) bool {
+		if mediaType = MediaType(v); n > 0 {
+			mediaType = twoTypes
+		}
+		n++
+		return true
+	})
+	plain = true
+	call.HeaderValues("Content-Encoding", func(v string) bool {
+		plain = plain && (v == "" || strings.EqualFold(v, "identity"))
+		return true
+	})
+	return mediaType, plain
 }
 
 // hasBody reports whether a call has a body, without reading more of it than that takes.
