@@ -17,7 +17,6 @@ import (
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
-	"tidegate/store/audit"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
 )
@@ -332,38 +331,4 @@ func (a *app) askFingerprint(r rootFile) (string, error) {
 		return "", refusal.New(refusal.RootNone, "not installed: the answer was not yes")
 	}
 	return r.Fingerprint, nil
-}
-
-// verifyHistory checks an export of the audit log: chain and checkpoints.
-func (a *app) verifyHistory(name, earlier string) error {
-	var mark audit.Mark
-	if earlier != "" {
-		s, err := a.summary(earlier, audit.Mark{})
-		if err != nil {
-			return err
-		}
-		mark = s.Last
-	}
-	s, err := a.summary(name, mark)
-	if err != nil {
-		return err
-	}
-	if a.json {
-		return a.JSON(s)
-	}
-	fmt.Fprintf(a.Out, "%s: entries %d to %d, %d checkpoints, chain whole\n", name, s.First, s.Last.N, s.Checkpoints)
-	return nil
-}
-
-func (a *app) summary(name string, mark audit.Mark) (audit.Summary, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return audit.Summary{}, err
-	}
-	defer f.Close()
-	s, err := audit.Verify(f, nil, mark)
-	if err != nil {
-		return s, fmt.Errorf("%s: %w", name, err)
-	}
-	return s, nil
 }

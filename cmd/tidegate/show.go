@@ -256,18 +256,18 @@ func (a *app) cmdCountersReset(ctx context.Context, args []string) error {
 func (a *app) cmdHistory(ctx context.Context, args []string) error {
 	var c clientFlags
 	var limit int
-	var export, verify, earlier string
+	var export string
+	var v verifyFlags
 	f := a.flags("history")
 	c.register(f)
 	f.IntVar(&limit, "limit", 100, "entries shown, at most 1000")
 	f.StringVar(&export, "export", "", "write entries and checkpoints to this file")
-	f.StringVar(&verify, "verify", "", "verify an exported file")
-	f.StringVar(&earlier, "earlier", "", "an earlier export to hold it against")
+	v.register(f)
 	if _, err := parse(f, args, 0); err != nil {
 		return err
 	}
-	if verify != "" {
-		return a.verifyHistory(verify, earlier)
+	if v.file != "" {
+		return a.verifyHistory(ctx, &c, v)
 	}
 	cl, err := c.open(ctx, a)
 	if err != nil {
