@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +51,12 @@ func (n *names) lookup(ctx context.Context, name string) ([]*net.SRV, error) {
 		return nil, ctx.Err()
 	}
 	return list, err
+}
+
+func (n *names) looks() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.looked
 }
 
 func (n *names) set(err error, list ...*net.SRV) {
@@ -95,7 +102,7 @@ func TestTargetsAreFoundBySRV(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.closing(p)
-		if n.looked != 0 {
+		if n.looks() != 0 {
 			t.Error("making a pool looked a name up")
 		}
 		stop := run(p)
@@ -160,9 +167,9 @@ func TestSRVThatIsNeverFound(t *testing.T) {
 		if o := get(p); o.took != 0 {
 			t.Errorf("after a look that failed: got %+v, want an answer at once", o)
 		}
-		before := n.looked
+		before := n.looks()
 		time.Sleep(time.Minute)
-		if tries := n.looked - before; tries < 8 || tries > 13 {
+		if tries := n.looks() - before; tries < 8 || tries > 13 {
 			t.Errorf("looked %d times in a minute without success", tries)
 		}
 		stop()
@@ -264,22 +271,24 @@ func TestCredentialsForBackends(t *testing.T) {
 
 func TestTokenForTheBackend(t *testing.T) {
 	bubble(t, func(t *testing.T, w *web) {
-		n, status := 0, 200
+		var n, status, answer atomic.Int64
+		status.Store(200)
+		answer.Store(200)
 		idp := w.add("idp:80", func(rw http.ResponseWriter, r *http.Request) {
-			n++
+			number := n.Add(1)
 			user, pw, _ := r.BasicAuth()
 			if r.PostFormValue("grant_type") != "client_credentials" || r.PostFormValue("scope") != "a b" || user != "id%2F1" || pw != "s" {
 				t.Errorf("asked with %v by %s:%s", r.PostForm, user, pw)
 			}
 			time.Sleep(time.Second)
-			rw.WriteHeader(status)
-			fmt.Fprintf(rw, `{"access_token":"t%d","token_type":"Bearer","expires_in":"100"}`, n)
+			rw.WriteHeader(int(status.Load()))
+			fmt.Fprintf(rw, `{"access_token":"t%d","token_type":"Bearer","expires_in":"100"}`, number)
 		})
-		var got string
-		answer := 200
+		var last atomic.Value
+		got := func() string { s, _ := last.Load().(string); return s }
 		a := w.add("a:80", func(rw http.ResponseWriter, r *http.Request) {
-			got = r.Header.Get("Authorization")
-			rw.WriteHeader(answer)
+			last.Store(r.Header.Get("Authorization"))
+			rw.WriteHeader(int(answer.Load()))
 		})
 		auth := &policy.BackendAuth{Kind: policy.BackendOAuth2, Username: "id/1", Secret: "x", TokenURL: "http://idp/token", Scopes: []string{"a", "b"}}
 		p, err := w.try(policy.Endpoints{Auth: auth, Breaker: breaker()}, Options{Secret: func(policy.Secret) []byte { return []byte("s") }}, nil, "a")
@@ -296,8 +305,8 @@ func TestTokenForTheBackend(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if idp.seen() != 1 || got != "Bearer t1" {
-			t.Errorf("token %q", got)
+		if idp.seen() != 1 || got() != "Bearer t1" {
+			t.Errorf("token %q", got())
 		}
 		time.Sleep(80 * time.Second)
 		get(p)
@@ -305,23 +314,24 @@ func TestTokenForTheBackend(t *testing.T) {
 			t.Error("fetched before nine tenths of its life")
 		}
 		time.Sleep(20 * time.Second)
-		if get(p); got != "Bearer t2" {
-			t.Errorf("after its end: got %q", got)
+		if get(p); got() != "Bearer t2" {
+			t.Errorf("after its end: got %q", got())
 		}
 		idp.seen()
 		// A token that the backend refuses is replaced, but not at every call.
-		answer = 401
+		answer.Store(401)
 		time.Sleep(20 * time.Second)
 		for range 10 {
 			if o := get(p); o.status != 401 {
 				t.Errorf("got %+v", o)
 			}
 		}
-		if idp.seen() != 1 || got != "Bearer t3" {
-			t.Errorf("refused token: got %q", got)
+		if idp.seen() != 1 || got() != "Bearer t3" {
+			t.Errorf("refused token: got %q", got())
 		}
 		// Without the token server nothing is sent, nobody is blamed, and one call asks.
-		answer, status = 200, 500
+		answer.Store(200)
+		status.Store(500)
 		time.Sleep(200 * time.Second)
 		a.seen()
 		idp.seen()
@@ -336,7 +346,7 @@ func TestTokenForTheBackend(t *testing.T) {
 		if x, y := idp.seen(), a.seen(); x != 1 || y != 0 {
 			t.Errorf("%d requests for a token, %d calls", x, y)
 		}
-		status = 200
+		status.Store(200)
 		time.Sleep(tokenPause)
 		if o := get(p); o.status != 200 {
 			t.Errorf("the token server works again: got %+v", o)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,10 +195,11 @@ func TestBreakerOutlivesAnEdition(t *testing.T) {
 
 func TestActiveHealth(t *testing.T) {
 	bubble(t, func(t *testing.T, w *web) {
-		healthy := true
-		handle := func(name string, well *bool) http.HandlerFunc {
+		var healthy atomic.Bool
+		healthy.Store(true)
+		handle := func(name string, well *atomic.Bool) http.HandlerFunc {
 			return func(rw http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/base/health" && well != nil && !*well {
+				if r.URL.Path == "/base/health" && well != nil && !well.Load() {
 					rw.WriteHeader(503)
 				}
 				_, _ = io.WriteString(rw, name)
@@ -213,7 +215,7 @@ func TestActiveHealth(t *testing.T) {
 		if got := target(); got != "a" {
 			t.Errorf("all well: got %s", got)
 		}
-		healthy = false
+		healthy.Store(false)
 		time.Sleep(20 * time.Second) // two checks
 		if got := target(); got != "a" {
 			t.Errorf("after two bad checks: got %s", got)
@@ -222,7 +224,7 @@ func TestActiveHealth(t *testing.T) {
 		if got := target(); got != "b" {
 			t.Errorf("after three bad checks: got %s", got)
 		}
-		healthy = true
+		healthy.Store(true)
 		time.Sleep(10 * time.Second)
 		if got := target(); got != "b" {
 			t.Errorf("after one good check: got %s", got)
@@ -231,7 +233,7 @@ func TestActiveHealth(t *testing.T) {
 		if got := target(); got != "a" {
 			t.Errorf("after two good checks: got %s", got)
 		}
-		healthy = false
+		healthy.Store(false)
 		time.Sleep(time.Minute)
 		stop()
 		// A bundle that asks for no checks must not leave the target out for ever.
