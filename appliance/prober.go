@@ -76,9 +76,14 @@ func (p *prober) get(ctx context.Context, method, target string, timeout time.Du
 	}
 	t := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "tcp", reachable(ln.Addr()))
+			for _, addr := range reachable(ln.Addr()) {
+				if conn, err = d.DialContext(ctx, "tcp", addr); err == nil {
+					break
+				}
+			}
+			return conn, err
 		},
 		// The request goes to ourselves over loopback; what the certificate says does not matter.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
@@ -95,11 +100,13 @@ func (p *prober) get(ctx context.Context, method, target string, timeout time.Du
 	return resp.StatusCode, nil
 }
 
-// reachable turns a bound address into one to dial.
-func reachable(a net.Addr) string {
+// reachable turns a bound address into those to dial, in order. No name is looked up: a
+// device may have no hosts file, and its name server may be days away.
+func reachable(a net.Addr) []string {
 	t, ok := a.(*net.TCPAddr)
 	if !ok || !t.IP.IsUnspecified() {
-		return a.String()
+		return []string{a.String()}
 	}
-	return net.JoinHostPort("localhost", fmt.Sprint(t.Port))
+	port := fmt.Sprint(t.Port)
+	return []string{net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)}
 }

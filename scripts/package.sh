@@ -5,6 +5,7 @@
 #
 #   VERSION, COMMIT, SOURCE_DATE_EPOCH   as the Makefile sets them
 #   FORMATS          default "deb rpm apk ipk"
+#   NAMES            default "tidegate tidectl"
 #   OUT              default dist/packages
 #   STATE_SCHEMA     form of the state that the packages claim to know, for tests
 #   ANY_GO=1         build also with a Go that releases must not be built with
@@ -18,6 +19,7 @@ cd "$(dirname "$0")/.."
 export VERSION COMMIT SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C
 out=${OUT:-dist/packages}
 formats=${FORMATS:-deb rpm apk ipk}
+names=${NAMES:-tidegate tidectl}
 arches=("$@")
 [ ${#arches[@]} -gt 0 ] || arches=(arm64 armv7 armv6 amd64 riscv64)
 oldest=1.26.11 # of Go, for releases: fixes in net/http and HTTP/2
@@ -62,7 +64,7 @@ for sh in bash zsh fish; do
 	"$stage/host/tidectl" completion $sh >"$common/tidectl.$sh"
 done
 cp packaging/deb/copyright "$common/copyright"
-for n in tidegate tidectl; do
+for n in $names; do
 	printf '%s (%s) stable; urgency=medium\n\n  * Built from commit %s; docs/ tells what changed.\n\n -- Tidegate maintainers <maintainers@tidegate.invalid>  %s\n' \
 		"$n" "$pkgversion" "$COMMIT" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9nc >"$common/$n.changelog.gz"
 	scripts/licences.sh "$stage/host/$n" | gzip -9nc >"$common/$n.licences.gz"
@@ -89,7 +91,7 @@ for a in "${arches[@]}"; do
 	esac
 	s=$stage/$a
 	cp -r "$common" "$s"
-	build "$goarch" "$goarm" "$s" tidegate tidectl
+	build "$goarch" "$goarm" "$s" $names
 	have=$(goversion "$s/tidegate")
 	if older "$have" "$oldest" && [ "${ANY_GO:-}" != 1 ]; then
 		echo "package.sh: built with Go $have; releases need $oldest or newer: GOTOOLCHAIN=go$oldest make package (tests: ANY_GO=1)" >&2
@@ -103,7 +105,7 @@ for a in "${arches[@]}"; do
 	fill packaging/openrc/pre-deinstall "" >"$s/scripts/apk.prerm"
 	fill packaging/procd/prerm "" >"$s/scripts/ipk.prerm"
 	find "$s" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-	for n in tidegate tidectl; do
+	for n in $names; do
 		for f in $formats; do
 			[ "$f" != ipk ] || [ $n = tidegate ] || continue
 			v=$pkgversion; [ "$f" != apk ] || v=$apkversion

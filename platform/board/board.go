@@ -101,11 +101,17 @@ func WriteBoot(d Disk, b Boot) error {
 	return d.Sync()
 }
 
-// encodeBoot writes the form of U-Boot's "env export -c": CRC-32 of the rest, little-endian,
-// then NAME=VALUE texts with a zero behind each, and one more.
 func encodeBoot(r record) []byte {
+	return Record(map[string]string{
+		"SLOT": r.Slot, "GOOD": r.Good, "BACK": r.Back, "TRIES": strconv.FormatInt(int64(r.Tries), 16), "GEN": strconv.Itoa(r.gen),
+	})
+}
+
+// Record writes a sector in the form of U-Boot's "env export -c": CRC-32 of the rest,
+// little-endian, then NAME=VALUE texts with a zero behind each, and one more. The values
+// must fit.
+func Record(values map[string]string) []byte {
 	b := make([]byte, 4, recordSize)
-	values := map[string]string{"SLOT": r.Slot, "GOOD": r.Good, "BACK": r.Back, "TRIES": strconv.FormatInt(int64(r.Tries), 16), "GEN": strconv.Itoa(r.gen)}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		b = append(b, name+"="+values[name]+"\x00"...)
 	}
