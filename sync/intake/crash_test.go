@@ -32,9 +32,14 @@ func tell(t testing.TB) (dir string, fleet *bundletest.Fleet, s story) {
 	w := settled(t)
 	w.stop()
 	w.fleet.Rotate(t, nil)
-	s = story{root: w.fleet.RootFile(2), six: w.bundle(6, nil), seven: w.bundle(7, nil)}
-	s.enrolment = w.fleet.Enrolment(t, deviceKey, 1, func(e *trust.Enrolment) { e.Labels = []string{"north"} })
-	return w.dir, w.fleet, s
+	return w.dir, w.fleet, storyOf(t, w.fleet)
+}
+
+// storyOf makes the files of the story, for a fleet at root 2.
+func storyOf(t testing.TB, f *bundletest.Fleet) story {
+	s := story{root: f.RootFile(2), six: f.Bundle(t, 6, nil), seven: f.Bundle(t, 7, nil)}
+	s.enrolment = f.Enrolment(t, deviceKey, 1, func(e *trust.Enrolment) { e.Labels = []string{"north"} })
+	return s
 }
 
 // go on with the story until its end; every error is one of the test.
