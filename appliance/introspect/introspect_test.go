@@ -201,6 +201,13 @@ func TestOneQuestionAtATimeForAToken(t *testing.T) {
 		if n := w.m.times(); n != 2 {
 			w.Errorf("asked %d times for two tokens", n)
 		}
+		ctx, cancel = context.WithCancel(context.Background())
+		wg.Go(func() { _, _ = a.Introspect(ctx, question("t9")) }) // it asks for all
+		synctest.Wait()
+		wg.Go(func() { want(w.T, "beside one that left", ask(w.T, a, "t9"), "of t9") })
+		synctest.Wait()
+		cancel()
+		wg.Wait()
 	})
 }
 

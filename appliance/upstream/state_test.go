@@ -147,9 +147,23 @@ func TestAnswerThatOpensACircuitIsNotLostToARetry(t *testing.T) {
 		b := breaker()
 		b.Volume = 1
 		p := w.pool(policy.Endpoints{Breaker: b, Retry: policy.Retry{Count: 3, Interval: time.Second, Statuses: []uint16{500}}}, "a")
-		if o := get(p); o.status != 500 || a.seen() != 1 {
-			t.Errorf("got %+v", o)
+		if o := get(p); o.status != 500 || a.seen() != 1 || o.took != 0 {
+			t.Errorf("got %+v, want the answer at once", o)
 		}
+		// The circuit opens while a call waits for its next try.
+		b = breaker()
+		b.Volume = 2
+		p = w.pool(policy.Endpoints{Breaker: b, Retry: policy.Retry{Count: 3, Interval: 10 * time.Second, Statuses: []uint16{500}}}, "a")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if o := get(p); o.status != 500 || o.took != 10*time.Second {
+				t.Errorf("got %+v, want the answer that it has", o)
+			}
+		})
+		synctest.Wait()
+		do(context.Background(), p, "POST", nil, 0)
+		wantNone(t, get(p))
+		wg.Wait()
 	})
 }
 
