@@ -73,7 +73,7 @@ func (a *app) importWSO2Command() *cobra.Command {
 	fl.StringVar(&f.selector.Label, "label", "", "the APIs of this label (4.x: gateway environment)")
 	fl.StringVar(&f.selector.Name, "api", "", "one API")
 	fl.StringVar(&f.selector.Version, "version", "", "its version")
-	fl.StringArrayVar(&f.archives, "archive", nil, "archive of apictl export, a folder of them, or - repeated - several")
+	fl.StringArrayVar(&f.archives, "archive", nil, "archive that apictl export wrote, or a folder of them; may be given several times")
 	fl.StringVar(&f.ca, "ca", "", "PEM file of certificates to trust beside the system's")
 	fl.BoolVar(&f.insecure, "insecure", false, "check neither certificate nor host name of the server")
 	fl.StringVar(&f.version, "apim", string(apim.Auto), "version of API Manager: "+strings.Join(apim.Versions(), ", ")+" (4.2 also for later ones)")
