@@ -57,7 +57,7 @@ func TestExampleWebSocket(t *testing.T) {
 			break
 		}
 	}
-	if code != 1008 && code != -1 {
+	if code != 1008 {
 		t.Errorf("100 messages: closed with %d, want 1008", code)
 	}
 	for name, h := range map[string]struct {

@@ -52,10 +52,10 @@ func newAssertions(set *policy.Set, secrets map[string][]byte, now func() time.T
 	return &assertions{maker: m, now: now, kept: map[[32]byte]assertion{}}, nil
 }
 
-// digests are hashes at rest.
+// hashes are digests at rest.
 var hashes = sync.Pool{New: func() any { return sha256.New() }}
 
-// key is a digest of all that a token says of a caller at an API.
+// assertionKey is a digest of all that a token says of a caller at an API.
 func assertionKey(p *policy.Principal, api int) (k [32]byte) {
 	h := hashes.Get().(hash.Hash)
 	defer hashes.Put(h)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"tidegate/appliance/wire"
@@ -86,7 +88,7 @@ func (c *call) tunnel(resp *wire.Response) error {
 		c.tunnelOut, c.tunnelIn = wire.Pipe(resp.Upgraded, client)
 		return nil
 	}
-	t := &tunnel{c: c}
+	t := &tunnel{c: c, client: client, backend: resp.Upgraded}
 	up := &half{t: t, from: client, masked: true, charge: append([]throttle.Claim(nil), c.charge...)}
 	down := &half{t: t, from: resp.Upgraded, charge: append([]throttle.Claim(nil), c.charge...)}
 	up.to, down.to = &frameWriter{w: resp.Upgraded, masked: true}, &frameWriter{w: client}
@@ -99,19 +101,35 @@ func (c *call) tunnel(resp *wire.Response) error {
 	go func() {
 		defer close(done)
 		down.run()
-		client.Close()
-		resp.Upgraded.Close()
 	}()
 	up.run()
-	client.Close()
-	resp.Upgraded.Close()
 	<-done
 	c.tunnelIn, c.tunnelOut = up.bytes, down.bytes
 	return nil
 }
 
 // A tunnel is an upgraded connection whose frames are looked at.
-type tunnel struct{ c *call }
+type tunnel struct {
+	c               *call
+	client, backend io.Closer
+	parting         atomic.Bool // a close frame was sent: its reader has closeTime to see it
+	once            sync.Once
+}
+
+// end closes both connections, unless somebody is still to hear why.
+func (t *tunnel) end() {
+	if !t.parting.Load() {
+		t.cut()
+	}
+}
+
+// cut closes both connections.
+func (t *tunnel) cut() {
+	t.once.Do(func() {
+		t.client.Close()
+		t.backend.Close()
+	})
+}
 
 // half is one direction of a tunnel.
 type half struct {
@@ -160,16 +178,31 @@ var (
 func (h *half) run() {
 	buf := make([]byte, blockBytes)
 	for {
-		if b, err := h.frame(buf); err != nil {
+		b, err := h.frame(buf)
+		if err != nil {
+			h.t.end()
 			return
-		} else if b != nil {
-			h.t.c.ed.gw.o.Log.Info("WebSocket ended", "reason", b.reason, "from_client", h.masked, "id", strings.Clone(h.t.c.x.ID()))
-			// The one who broke a rule hears which; the other end hears that it is over.
-			h.back.close(b.code, b.reason)
-			h.to.close(closePolicy, "the other end broke a rule")
+		}
+		if b != nil {
+			h.part(b)
 			return
 		}
 	}
+}
+
+// part ends the tunnel after a breach. The one who broke a rule hears which; the other end
+// hears that it is over.
+func (h *half) part(b *breach) {
+	h.t.c.ed.gw.o.Log.Info("WebSocket ended", "reason", b.reason, "from_client", h.masked, "id", strings.Clone(h.t.c.x.ID()))
+	h.t.parting.Store(true)
+	timer := time.AfterFunc(closeTime, h.t.cut)
+	defer timer.Stop()
+	h.back.close(b.code, b.reason)
+	h.to.close(closePolicy, "the other end broke a rule")
+	// What came meanwhile is taken off the connection: closing over it would take the close frame
+	// from its reader.
+	_, _ = io.Copy(io.Discard, h.from)
+	h.t.cut()
 }
 
 // frame reads one frame (RFC 6455 §5.2) and passes it on.
@@ -205,6 +238,9 @@ func (h *half) frame(buf []byte) (*breach, error) {
 	}
 	h.to.mu.Lock()
 	defer h.to.mu.Unlock()
+	if h.to.closed {
+		return nil, io.ErrClosedPipe
+	}
 	if err := h.pass(buf[:size]); err != nil {
 		return nil, err
 	}
