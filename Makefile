@@ -12,7 +12,7 @@ GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 TOOL    = go tool -modfile=scripts/tools/go.mod
 TARGETS = linux/arm64 linux/arm/7 linux/arm/6 linux/amd64 linux/riscv64
 
-.PHONY: run test build cross lint bench fuzz e2e crash package sbom container image e2e-image help
+.PHONY: run test build cross lint bench fuzz e2e crash package sbom container image e2e-image help fleet-sim
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,8 +62,11 @@ sbom: build ## what is linked into the programs (CycloneDX), into dist/
 container: ## container image for amd64, arm64 and arm/v7 into dist/container (needs buildah)
 	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/container.sh
 
-image: ## flash image for BOARD (arm64, rpi3, armv7, armv6) into dist/image
-	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/image.sh $(or $(BOARD),arm64)
+image: ## flash image for BOARD (arm64, rpi3) into dist/image
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/mkimage.sh $(or $(BOARD),arm64)
 
 e2e-image: ## boot the arm64 image in QEMU and use it
-	scripts/image-e2e.sh
+	scripts/image.sh
+
+fleet-sim: ## 10,000 light devices against one Mosquitto, two collectors and a publisher: figures
+	go run ./scripts/fleetsim $(FLEETSIM)

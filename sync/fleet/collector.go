@@ -108,16 +108,14 @@ func (c *Collector) session(ctx context.Context, p *pipe.Pipe) error {
 			}
 		})
 	}
-	for range 16 {
-		writers.Go(func() {
-			for a := range acks {
-				if err := p.Send(ctx, a.Topic, a.Payload); err != nil && ctx.Err() == nil {
-					cancel(err)
-				}
-				c.counts.acks.Add(1)
+	writers.Go(func() {
+		for a := range acks {
+			if err := p.Post(a.Topic, a.Payload); err != nil && ctx.Err() == nil {
+				cancel(err)
 			}
-		})
-	}
+			c.counts.acks.Add(1)
+		}
+	})
 	committed := make(chan struct{})
 	go func() {
 		defer close(committed)

@@ -135,7 +135,7 @@ func (p *Publisher) session(ctx context.Context, c *pipe.Pipe) error {
 		room <- struct{}{}
 		parts.Go(func() {
 			defer func() { <-room }()
-			if err := p.answer(ctx, c, id, m.Payload); err != nil && ctx.Err() == nil {
+			if err := p.answer(c, id, m.Payload); err != nil && ctx.Err() == nil {
 				p.log.Warn("not answered", "device", id.String(), "err", err)
 			}
 		})
@@ -207,7 +207,7 @@ func (p *Publisher) announcement(b *Published, epoch, seq uint64, k *message.Tok
 
 // answer answers one request. A device that is not known gets answers too: it decides itself
 // what it takes, and bundles are for whoever they are signed for.
-func (p *Publisher) answer(ctx context.Context, c *pipe.Pipe, id trust.DeviceID, b []byte) error {
+func (p *Publisher) answer(c *pipe.Pipe, id trust.DeviceID, b []byte) error {
 	v, err := message.Decode(b)
 	if err != nil {
 		return err
@@ -218,9 +218,9 @@ func (p *Publisher) answer(ctx context.Context, c *pipe.Pipe, id trust.DeviceID,
 		if err != nil {
 			return err
 		}
-		return c.Send(ctx, p.o.Fleet.Device(id, message.AnnouncePart), out)
+		return c.Post(p.o.Fleet.Device(id, message.AnnouncePart), out)
 	case *message.Get:
-		return p.serve(ctx, c, id, m)
+		return p.serve(c, id, m)
 	case *message.TimeRequest:
 		if p.o.Signer == nil {
 			return nil
@@ -229,7 +229,7 @@ func (p *Publisher) answer(ctx context.Context, c *pipe.Pipe, id trust.DeviceID,
 		if err != nil {
 			return err
 		}
-		return c.Send(ctx, p.o.Fleet.Device(id, message.TimePart), out)
+		return c.Post(p.o.Fleet.Device(id, message.TimePart), out)
 	}
 	return nil
 }
@@ -279,7 +279,7 @@ func (p *Publisher) best(id trust.DeviceID, h *message.Hello) *message.Announcem
 }
 
 // serve sends the pieces of a request.
-func (p *Publisher) serve(ctx context.Context, c *pipe.Pipe, id trust.DeviceID, g *message.Get) error {
+func (p *Publisher) serve(c *pipe.Pipe, id trust.DeviceID, g *message.Get) error {
 	p.mu.Lock()
 	o := p.objects[g.Digest]
 	if o == nil {
@@ -301,7 +301,7 @@ func (p *Publisher) serve(ctx context.Context, c *pipe.Pipe, id trust.DeviceID, 
 		if err != nil {
 			return err
 		}
-		if err := c.Send(ctx, p.o.Fleet.Device(id, message.PiecePart), out); err != nil {
+		if err := c.Post(p.o.Fleet.Device(id, message.PiecePart), out); err != nil {
 			return err
 		}
 	}

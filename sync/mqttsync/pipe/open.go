@@ -99,7 +99,7 @@ func dialTCP(ctx context.Context, o Options, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t, ok := conn.(*net.TCPConn); ok {
+	if t, ok := conn.(*net.TCPConn); ok && o.Buffer == Small {
 		_ = t.SetWriteBuffer(sendBuffer)
 	}
 	if o.Proxy == nil {

@@ -44,6 +44,15 @@ const (
 	Wait             // the connection waits; for a receiver that is always there
 )
 
+// A Buffer says how much may lie between us and the line.
+type Buffer uint8
+
+// The choices.
+const (
+	Small Buffer = iota // 16 KiB: on a slow line, pings are not queued behind minutes of data
+	Large               // the system's, for fast lines
+)
+
 // Options are what a pipe is made with. URL and ClientID must be set.
 type Options struct {
 	URL                *url.URL // tcp, mqtt, tls, mqtts, ssl, ws or wss
@@ -58,6 +67,7 @@ type Options struct {
 	Meter              Meter // may be nil
 	Backlog            int   // messages that wait to be received; 0: 16
 	WhenFull           Full
+	Buffer             Buffer
 	// Dial replaces the dialer of the TCP connection, for tests; nil: the system's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Pace bounds incoming packets a second, so that a flood costs the device no more than
@@ -246,6 +256,24 @@ func (p *Pipe) Send(ctx context.Context, topic string, payload []byte) error {
 	default:
 	}
 	return p.wait(ctx, p.client.Publish(topic, 1, false, payload))
+}
+
+// Post publishes with QoS 1 and does not wait for the broker. It is for answers to what was
+// received: who waits for an acknowledgement while messages wait to be received waits for
+// ever, since both come on one line. An error means that the connection has ended.
+func (p *Pipe) Post(topic string, payload []byte) error {
+	select {
+	case <-p.lost:
+		return p.Err()
+	default:
+	}
+	t := p.client.Publish(topic, 1, false, payload)
+	select {
+	case <-t.Done():
+		return t.Error()
+	default:
+		return nil
+	}
 }
 
 func (p *Pipe) wait(ctx context.Context, t mqtt.Token) error {
