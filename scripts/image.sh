@@ -1,106 +1,141 @@
 #!/usr/bin/env bash
-# A flash image: boot loader, kernel, and a read-only system twice, with a data partition that grows
-# at the first start. No root, no mounts; the same commit gives the same bytes.
-#   scripts/image.sh BOARD          arm64 (generic, QEMU), rpi3 (Raspberry Pi 3, 4, Zero 2)
+# The arm64 flash image, booted in QEMU and used: it serves, takes bundles from a card and from a
+# stick that is plugged in, survives the loss of its power, and falls back from a system that does not
+# come up.
+#   scripts/image.sh            all of it, some minutes
+#   scripts/image.sh quick      boots and serves
 #
-#   VERSION, COMMIT, SOURCE_DATE_EPOCH   as the Makefile sets them
-#   SIZE_MB                         pad the image to this size
-# Needs Go, fdisk, mtools, dosfstools, squashfs-tools, e2fsprogs and u-boot-tools; for rpi3 also
-# Debian's u-boot-rpi, which it fetches with apt for the other architecture.
-#
-# The boot partition is where the owner puts, before the first start: network.txt, tidegate.toml,
-# root.tideroot, and bundles. Write the image with: dd if=IMAGE of=/dev/sdX bs=4M conv=fsync
+# Needs qemu-system-arm, u-boot-qemu and the tools of scripts/mkimage.sh, which it installs as root.
+# Its ports are on 127.0.0.1 only, and its machines end with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-board=${1:-arm64}
-: "${VERSION:=$(git describe --tags --always --dirty 2>/dev/null || echo dev)}"
-: "${COMMIT:=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)}"
-: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
-export VERSION COMMIT SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C
-boot=64 slot=96 data=128 kernel_at=64 # MiB; kernel_at: within a slot
-
-for c in sfdisk mformat mcopy mksquashfs mke2fs mkimage; do
-	command -v $c >/dev/null || { echo "image.sh: no $c: apt install fdisk mtools dosfstools squashfs-tools e2fsprogs u-boot-tools" >&2; exit 1; }
-done
-dir() { (cd packaging/image && go mod download "$1" && go list -m -f '{{.Dir}}' "$1"); }
-case $board in
-arm64) kernel=$(dir github.com/gokrazy/kernel.arm64) ;;
-rpi3) kernel=$(dir github.com/gokrazy/kernel.rpi) ;;
-*) echo "image.sh: unknown board $board: arm64, rpi3" >&2; exit 2 ;;
-esac
-
-t=$(mktemp -d)
-trap 'rm -rf "$t"' EXIT
-out=dist/image
-mkdir -p $out
-image=$out/tidegate-$board.img
-
-# The system
-sys=$t/system
-mkdir -p "$sys"/{boot,data,dev,proc,run,sys,tmp,usr/bin,usr/lib/tideinit,usr/share/licences,etc}
-ldflags="-s -w -buildid= -X tidegate/platform/buildinfo.version=$VERSION -X tidegate/platform/buildinfo.commit=$COMMIT -X tidegate/platform/buildinfo.date=$SOURCE_DATE_EPOCH"
-for p in tidegate tideinit; do
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$t/$p" ./cmd/$p
-done
-install -m 755 "$t/tideinit" "$sys/init"
-install -m 755 "$t/tidegate" "$sys/usr/bin/tidegate"
-ln -s /run/resolv.conf "$sys/etc/resolv.conf"
-echo '127.0.0.1 localhost' >"$sys/etc/hosts"
-printf 'root:x:0:0::/:/bin/false\ntidegate:x:500:500::/:/bin/false\n' >"$sys/etc/passwd"
-printf 'root:x:0:\ntidegate:x:500:\n' >"$sys/etc/group"
-scripts/licences.sh "$t/tidegate" >"$sys/usr/share/licences/tidegate.txt"
-cp LICENSE "$sys/usr/share/licences/LICENSE"
-cp "$kernel/LICENSE.linux" "$sys/usr/share/licences/linux.txt"
-sed "s#@KERNEL@#$(basename "$(dirname "$kernel")")/$(basename "$kernel")#" packaging/image/source-offer.txt >"$sys/usr/share/licences/source-offer.txt"
-
-# The data partition, empty; the system keeps a copy for a factory reset.
-truncate -s ${data}M "$t/data"
-E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -t ext4 -b 4096 -L tide-data -U 74696465-6761-7465-0000-000000000004 \
-	-E hash_seed=74696465-6761-7465-0000-000000000005,lazy_itable_init=0,resize=$((64 << 18)) "$t/data"
-gzip -9nc "$t/data" >"$sys/usr/lib/tideinit/data.img.gz"
-find "$sys" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-# The time stamps are set above; mksquashfs takes the environment's as an error beside its own option.
-env -u SOURCE_DATE_EPOCH mksquashfs "$sys" "$t/sq" -comp gzip -noappend -quiet -no-progress -all-root -no-xattrs \
-	-mkfs-time "$SOURCE_DATE_EPOCH" -p 'dev/console c 600 0 0 5 1' >/dev/null
-gzip -6nc "$kernel/vmlinuz" >"$t/kernel"
-
-CGO_ENABLED=0 go build -o "$t/bootstate" ./scripts/bootstate
-[ "$(stat -c %s "$t/sq")" -le $((kernel_at << 20)) ] || { echo "image.sh: the system is larger than $kernel_at MiB" >&2; exit 1; }
-[ "$(stat -c %s "$t/kernel")" -lt $(((slot - kernel_at - 1) << 20)) ] || { echo "image.sh: the kernel is too large" >&2; exit 1; }
-truncate -s ${slot}M "$t/slot"
-dd if="$t/sq" of="$t/slot" bs=1M conv=notrunc status=none
-"$t/bootstate" -record ZSECT="$(printf %x $((($(stat -c %s "$t/kernel") + 511) / 512)))" | dd of="$t/slot" bs=1M seek=$kernel_at conv=notrunc status=none
-dd if="$t/kernel" of="$t/slot" bs=4096 seek=$(((kernel_at << 8) + 1)) conv=notrunc status=none
-
-# The boot partition
-mkdir "$t/boot"
-mkimage -A arm64 -T script -n tidegate -d packaging/image/boot.cmd "$t/boot/boot.scr" >/dev/null
-cp packaging/image/README.txt "$t/boot/README.txt"
-if [ $board = rpi3 ]; then
-	firmware=$(dir github.com/gokrazy/firmware)
-	cp "$firmware"/{bootcode.bin,start.elf,fixup.dat,start4.elf,fixup4.dat,LICENSE.broadcom} "$t/boot/"
-	cp "$kernel"/bcm27*.dtb "$t/boot/"
-	cp packaging/image/config.txt "$t/boot/config.txt"
-	scripts/image/u-boot-rpi.sh "$t/boot/u-boot.bin"
+skip() { echo "skipped: image: $*"; exit 0; }
+tools=(qemu-system-aarch64 mkimage mksquashfs mcopy sfdisk python3)
+if ! command -v "${tools[@]}" >/dev/null || [ ! -e /usr/lib/u-boot/qemu_arm64/u-boot.bin ]; then
+	[ "$(id -u)" = 0 ] || skip "needs qemu-system-arm u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk"
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-arm ipxe-qemu \
+		u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk e2fsprogs python3 >/dev/null || skip "QEMU cannot be installed"
 fi
-find "$t/boot" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
-truncate -s ${boot}M "$t/fat"
-mformat -i "$t/fat" -F -N 74696465 -v TIDEGATE ::
-find "$t/boot" -mindepth 1 -maxdepth 1 | sort | while read -r f; do mcopy -m -i "$t/fat" "$f" ::; done
+quick=${1:-}
 
-rm -f $image
-truncate -s "${SIZE_MB:-$((1 + boot + 2 * slot + data))}M" $image
-sfdisk -q --label dos $image <<S
-label-id: 0x74696465
-start=2048, size=${boot}MiB, type=c
-start=$(((1 + boot) * 2048)), size=${slot}MiB, type=83
-start=$(((1 + boot + slot) * 2048)), size=${slot}MiB, type=83
-start=$(((1 + boot + 2 * slot) * 2048)), size=${data}MiB, type=83
-S
-put() { dd if="$1" of=$image bs=1M seek="$2" conv=notrunc,sparse status=none; }
-put "$t/fat" 1
-put "$t/slot" $((1 + boot))
-put "$t/slot" $((1 + boot + slot))
-put "$t/data" $((1 + boot + 2 * slot))
-"$t/bootstate" $image A A 0
-echo "$image: $(($(stat -c %s $image) >> 20)) MiB, $(($(du -k $image | cut -f1) >> 10)) MiB of them used"
+w=$(mktemp -d)
+machine= backend=
+finish() {
+	for p in $machine $backend; do kill -9 "$p" 2>/dev/null || true; done
+	wait 2>/dev/null || true
+	rm -rf "$w"
+}
+trap finish EXIT
+fail() { echo "FAILED: $*" >&2; tail -n 40 "$w/console" >&2; exit 1; }
+ok() { echo "ok   $* ($((SECONDS - t0)) s)"; }
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+port=$(free_port) backend_port=$(free_port)
+
+SIZE_MB=512 scripts/mkimage.sh arm64
+cp dist/image/tidegate-arm64.img "$w/card.img"
+CGO_ENABLED=0 go build -o "$w/" ./cmd/tidectl ./scripts/bootstate
+
+# The owner's side: keys, a root, two bundles, and a card that is prepared.
+(
+	cp -r examples/meters "$w/project"
+	cd "$w"
+	for k in root release; do ./tidectl keys new $k.key --no-passphrase --role $k; done
+	./tidectl trust init -o root.tideroot --root root.key --release release.key --key root.key
+	./tidectl build project -o one.tide --key release.key --root root.tideroot --seq 1
+	./tidectl build project -o two.tide --key release.key --root root.tideroot --seq 2
+	printf '[endpoints."meters"]\nurl = "http://10.0.2.2:%s"\n' "$backend_port" >tidegate.toml
+	mcopy -i card.img@@1M root.tideroot tidegate.toml one.tide ::
+	truncate -s 40M stick.img
+	echo 'start=2048, type=c' | sfdisk -q --label dos stick.img
+	mformat -i stick.img@@1M -F -T $((39 * 2048)) -h 64 -s 32 -v STICK ::
+	mmd -i stick.img@@1M ::tide
+	mcopy -i stick.img@@1M two.tide ::tide/
+) >"$w/prepare.log" 2>&1 || { cat "$w/prepare.log"; exit 1; }
+
+python3 - "$backend_port" <<'P' &
+import http.server, sys
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "3"); self.end_headers(); self.wfile.write(b"hi\n")
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
+P
+backend=$!
+
+power_on() {
+	t0=$SECONDS
+	: >"$w/console"
+	qemu-system-aarch64 -M virt -cpu cortex-a53 -m 512 -display none -monitor none -serial "file:$w/console" \
+		-qmp "unix:$w/qmp,server=on,wait=off" -bios /usr/lib/u-boot/qemu_arm64/u-boot.bin \
+		-drive "if=none,id=card,file=$w/card.img,format=raw" -device virtio-blk-device,drive=card \
+		-netdev "user,id=net,hostfwd=tcp:127.0.0.1:$port-:9090" -device virtio-net-device,netdev=net \
+		-device qemu-xhci,id=xhci -device i6300esb -action watchdog=reset >"$w/qemu.log" 2>&1 &
+	machine=$!
+}
+power_cut() { kill -9 "$machine"; wait "$machine" 2>/dev/null || true; machine=; }
+saw() { # seconds regex
+	for _ in $(seq $(($1 * 4))); do
+		grep -qE "$2" "$w/console" && return 0
+		kill -0 "$machine" 2>/dev/null || { cat "$w/qemu.log"; fail "the machine ended while waiting for: $2"; }
+		sleep 0.25
+	done
+	fail "not on the console within $1 s: $2"
+}
+code() { curl -s -o /dev/null -w '%{http_code}' -m 10 "http://127.0.0.1:$port$1" || true; }
+answers() { # path status
+	local got
+	for _ in $(seq 40); do got=$(code "$1"); [ "$got" = "$2" ] && return 0; sleep 0.5; done
+	fail "$1: got $got, want $2"
+}
+
+power_on
+saw 300 'tideinit: ready'
+answers /health 200
+ok "power on, ready, serving"
+saw 60 'provisioned .*bundle 1 of .*on trial'
+answers /meters/1.0/status 200
+answers /meters/1.0/readings 401
+ok "trust root and bundle 1 from the card"
+size=$(sfdisk -J "$w/card.img" | python3 -c 'import json, sys; print(json.load(sys.stdin)["partitiontable"]["partitions"][3]["size"] // 2048)')
+[ "$size" -gt 128 ] || fail "the data partition has $size MiB"
+ok "the data partition grew to $size MiB"
+[ "$quick" != quick ] || exit 0
+
+python3 scripts/image/plug.py "$w/qmp" "$w/stick.img" one
+saw 120 'stick sda1: bundle 2 of .*on trial'
+saw 60 'it can be pulled'
+answers /meters/1.0/status 200
+python3 scripts/image/plug.py "$w/qmp" --pull one
+ok "bundle 2 from a stick that was plugged in"
+
+power_cut
+power_on
+saw 300 'tideinit: ready'
+answers /meters/1.0/status 200
+ok "after a power cut it serves again"
+power_cut
+
+# A new system that hangs: its first process is missing, so the kernel panics and starts anew,
+# until the boot loader has counted its tries down.
+dd if=/dev/zero of="$w/card.img" bs=1M seek=$((1 + 64 + 96)) count=8 conv=notrunc status=none
+"$w/bootstate" "$w/card.img" B A 1
+power_on
+saw 400 'slot B is given up, back to A'
+saw 300 'tideinit: system B did not come up and was given up'
+saw 300 'tideinit: ready'
+answers /meters/1.0/status 200
+ok "a system that does not come up is given up"
+power_cut
+"$w/bootstate" "$w/card.img"
+
+# A new system that works: once it has served for a minute, it is the good one.
+dd if="$w/card.img" of="$w/slot" bs=1M skip=$((1 + 64)) count=96 status=none
+dd if="$w/slot" of="$w/card.img" bs=1M seek=$((1 + 64 + 96)) conv=notrunc status=none
+"$w/bootstate" "$w/card.img" B A 3
+power_on
+saw 300 'tideinit: system B is on trial'
+saw 400 'tideinit: system B is good'
+answers /meters/1.0/status 200
+[ "$("$w/bootstate" "$w/card.img")" = "slot B, good B, tries 0, given up none" ] || fail "boot state: $("$w/bootstate" "$w/card.img")"
+ok "a system that works is kept"

@@ -50,11 +50,16 @@ func (c *clientFlags) dial(a *app) (*client, error) {
 		}
 		path = cfg.Socket()
 	}
+	return newClient(path), nil
+}
+
+// newClient returns a client for the device at a unix socket.
+func newClient(path string) *client {
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
 	}}
-	return &client{http: &http.Client{Transport: t}, path: path}, nil
+	return &client{http: &http.Client{Transport: t}, path: path}
 }
 
 // asError turns a fault into an error with its word, hint and exit code.

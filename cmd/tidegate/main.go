@@ -50,7 +50,7 @@ type command struct {
 // commands lists every command in the order of the help.
 func commands() []command {
 	return []command{
-		{"run", "[--config FILE] [--data DIR] [--set KEY=VALUE]…", "serve in the foreground", (*app).cmdRun},
+		{"run", "[--config FILE] [--data DIR] [--set KEY=VALUE]… [--provision DIR]", "serve in the foreground", (*app).cmdRun},
 		{"status", "", "show how the running device is", (*app).cmdStatus},
 		{"apis", "", "show what is served", (*app).cmdAPIs},
 		{"counters", "[--plan NAME]", "show the counters of limits", (*app).cmdCounters},
@@ -86,6 +86,10 @@ func commands() []command {
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, x *cli.IO) int {
 	a := &app{IO: x}
+	if len(args) > 0 && args[0] == "__complete" { // asked by the shell, see cmdCompletion
+		a.complete(ctx, args[1:])
+		return 0
+	}
 	// --json and --help may stand anywhere before the first "--".
 	rest := make([]string, 0, len(args))
 	help := false

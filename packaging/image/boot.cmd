@@ -1,5 +1,5 @@
 # The boot loader's script: two system slots, a count of tries, a way back. It is compiled by
-# scripts/image.sh. No write of it can be torn into a card that does not boot.
+# scripts/mkimage.sh. No write of it can be torn into a card that does not boot.
 #
 # The card: an MBR with 1 FAT (this script, and what the owner puts there), 2 system A, 3 system
 # B, 4 data. A slot begins with its squashfs; 64 MiB later stands one sector with ZSECT, the

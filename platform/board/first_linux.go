@@ -41,7 +41,7 @@ func Run(o Options) error {
 	f.gateway = newService(f)
 	go f.gateway.run()
 	go f.sticks()
-	go f.provision()
+	go f.welcome()
 	go f.trial()
 	f.console()
 	select {}
@@ -301,46 +301,13 @@ type readOnly struct{ io.ReaderAt }
 func (readOnly) WriteAt([]byte, int64) (int, error) { return 0, syscall.EROFS }
 func (readOnly) Sync() error                        { return nil }
 
-// provision gives the gateway what the card came with: the first trust root, and bundles.
-func (f *first) provision() {
+// welcome says, once the gateway serves, what a person at the line wants to know.
+func (f *first) welcome() {
 	<-f.gateway.ready
-	if root := filepath.Join(f.Boot, "root.tideroot"); exists(root) {
-		print, err := f.fingerprint(root)
-		if err == nil {
-			_, err = f.command(nil, "trust", "install", "--fingerprint", print, root)
-		}
-		f.note("trust root of the card", err)
-	}
-	out, err := f.command(nil, "take", f.Boot)
-	for line := range strings.Lines(out) {
-		if !strings.Contains(line, "nothing to take") {
-			f.say("card: %s", strings.TrimSpace(line))
-		}
-	}
-	_ = err // said already
 	f.mu.Lock()
 	address := f.address
 	f.mu.Unlock()
 	f.say("ready; address %s; Enter shows what can be done here", address)
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// fingerprint asks the gateway's program what it reads from a root.
-func (f *first) fingerprint(root string) (string, error) {
-	out, err := f.command(nil, "trust", "show", "--json", root)
-	if err != nil {
-		return "", err
-	}
-	_, rest, _ := strings.Cut(out, `"fingerprint": "`)
-	print, _, ok := strings.Cut(rest, `"`)
-	if !ok {
-		return "", errors.New("no fingerprint")
-	}
-	return print, nil
 }
 
 // trial decides on a new system: one that serves for a while is good from then on, one that

@@ -113,12 +113,17 @@ func newService(f *first) *service {
 	return &service{f: f, ready: make(chan struct{}), gone: make(chan struct{})}
 }
 
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // run starts the gateway again and again until end.
 func (s *service) run() {
 	group, err := Group("tidegate", s.f.Memory, s.f.Tasks)
 	s.f.note("memory of the gateway is not bounded", err)
 	s.f.note("signs of life", s.listen())
-	args := []string{"run"}
+	args := []string{"run", "--provision", s.f.Boot}
 	if c := s.f.Boot + "/tidegate.toml"; exists(c) {
 		args = append(args, "--config", c)
 	}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// lay puts files of these names below dir.
+func lay(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, n := range names {
+		p := filepath.Join(dir, n)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// below returns names without dir in front.
+func below(dir string, names []string) []string {
+	var out []string
+	for _, n := range names {
+		out = append(out, strings.TrimPrefix(n, dir+"/"))
+	}
+	return out
+}
+
+func TestWhatIsTakenFromAStick(t *testing.T) {
+	dir := t.TempDir()
+	lay(t, dir, "b.tide", "a.tide", "._a.tide", "photo.jpg", "update.zip", "tide/c.tide", "tide/r.tideroot", "tide/deep/d.tide", "d.tidedevice", "old/e.tide")
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link.tide")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder.tide"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	names, skipped, err := candidates(dir)
+	want := []string{"tide/r.tideroot", "d.tidedevice", "a.tide", "b.tide", "tide/c.tide"}
+	if got := below(dir, names); err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	if len(skipped) != 2 {
+		t.Errorf("skipped %v, want the link and the folder", skipped)
+	}
+	if _, _, err := candidates(filepath.Join(dir, "nowhere")); err == nil {
+		t.Error("a stick that is gone was read")
+	}
+}
+
+func TestStickWithTooMuchOnIt(t *testing.T) {
+	dir := t.TempDir()
+	for i := range maxCandidates + 3 {
+		lay(t, dir, strings.Repeat("x", i+1)+".tide")
+	}
+	names, skipped, err := candidates(dir)
+	if err != nil || len(names) != maxCandidates || len(skipped) != 3 {
+		t.Errorf("%d taken, %d skipped, %v", len(names), len(skipped), err)
+	}
+}
+
+// A mounted secret consists of links; a folder of an image is its maker's word.
+func TestWhatADeviceComesWith(t *testing.T) {
+	dir := t.TempDir()
+	lay(t, dir, "..data/site.tideroot", "..data/site.tide", "fingerprint")
+	for _, n := range []string{"site.tideroot", "site.tide"} {
+		if err := os.Symlink(filepath.Join("..data", n), filepath.Join(dir, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := provisions(dir)
+	if got, want := below(dir, names), []string{"site.tideroot", "site.tide"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
