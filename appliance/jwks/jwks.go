@@ -393,26 +393,3 @@ func freshness(h wire.Header) time.Duration {
 	})
 	return min(max(d, soonest), latest)
 }
-
-// State says how far a URL is known, for status.
-type State struct {
-	URL    string
-	Keys   int // of the copy; 0: none
-	Failed int // fetches in a row
-}
-
-// States returns every URL that is followed, ascending.
-func (f *Follower) States() []State {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var out []State
-	for url, w := range f.watch {
-		s := State{URL: url, Failed: w.failed}
-		if c := f.copies[url]; c != nil {
-			s.Keys = len(c.Keys)
-		}
-		out = append(out, s)
-	}
-	slices.SortFunc(out, func(a, b State) int { return strings.Compare(a.URL, b.URL) })
-	return out
-}
