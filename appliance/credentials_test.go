@@ -206,6 +206,70 @@ func TestKeysOfAnIssuerAreFollowedAndOutliveTheLink(t *testing.T) {
 	}
 }
 
+// Keys change while calls go on: each is judged by the old keys or the new ones, and a token of
+// a key that is in both is never refused.
+func TestChangeOfKeysDropsNoCall(t *testing.T) {
+	url, _ := backend(t)
+	issuer, stays := newIssuerServer(t), newKey(t)
+	issuer.publish(t, 200, stays)
+	d := devicetest.Start(t, devicetest.Options{})
+	set := d.Fleet.API(t, url, "/things")
+	set.Issuers = []policy.Issuer{{Name: "test", Issuer: devicetest.Issuer, Algorithms: []string{"ES256"}, JWKSURL: issuer.URL}}
+	d.Apply(t, set)
+	token := tokenOf(t, stays, "0")
+	status := func(token string) int {
+		return call(t, "GET", d.URL("/echo/1.0/things"), "Authorization", token).status
+	}
+	eventually(t, "the key counts", func() bool { return status(token) == 200 })
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	var calls atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				calls.Add(1)
+				if got := status(token); got != 200 {
+					t.Errorf("a call was answered %d", got)
+					return
+				}
+			}
+		})
+	}
+	for range 5 {
+		more := newKey(t)
+		issuer.publish(t, 200, stays, more)
+		d.Apply(t, set) // asks anew
+		eventually(t, "the new key counts", func() bool { return status(tokenOf(t, more, "1")) == 200 })
+	}
+	close(stop)
+	wg.Wait()
+	if calls.Load() < 20 {
+		t.Errorf("only %d calls went on meanwhile", calls.Load())
+	}
+}
+
+func TestJWTThatDoesNotVerifyMayBeAskedAbout(t *testing.T) {
+	url, _ := backend(t)
+	km := newKeyManager(t)
+	km.says(`{"active":true,"username":"ann"}`)
+	d := devicetest.Start(t, devicetest.Options{})
+	set := d.Fleet.API(t, url, "/things")
+	foreign := tokenOf(t, newKey(t), "7")
+	for _, retry := range []bool{false, true} {
+		set.Introspection = &policy.Introspection{URL: km.URL, CacheSeconds: 60, RetryFailedJWT: retry}
+		d.Apply(t, set)
+		want := map[bool]int{false: 401, true: 200}[retry]
+		if a := call(t, "GET", d.URL("/echo/1.0/things"), "Authorization", foreign); a.status != want {
+			t.Errorf("retry_failed_jwt %v: got %d %s, want %d", retry, a.status, a.body, want)
+		}
+	}
+}
+
 // keyManager is an RFC 7662 server.
 type keyManager struct {
 	*httptest.Server
