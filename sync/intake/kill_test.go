@@ -21,9 +21,9 @@ const (
 	killStep = "TIDEGATE_TEST_KILL_STEP" // the step before which it kills itself; 0: none
 )
 
-// TestI7Child is the process that is killed: it starts the device in a folder and goes on with
+// TestChildThatTellsTheStory is the process that is killed: it starts the device in a folder and goes on with
 // the story. It runs only as a child of the test below.
-func TestI7Child(t *testing.T) {
+func TestChildThatTellsTheStory(t *testing.T) {
 	dir := os.Getenv(killDir)
 	if dir == "" {
 		t.Skip("a part of TestI7SIGKILLAtEveryCrashPoint, not a test of its own")
@@ -54,14 +54,14 @@ func fleetAndStory(t testing.TB) (*bundletest.Fleet, story) {
 	return f, storyOf(t, f)
 }
 
-// I7: a real SIGKILL of a real process before each step that changes the disk, and a second one
+// A real SIGKILL of a real process before each step that changes the disk, and a second one
 // in the start that follows. What the kernel holds survives, so this is weaker than a power
 // cut, and stronger than a panic: locks, mappings and files of the process are gone at once.
 func TestI7SIGKILLAtEveryCrashPoint(t *testing.T) {
 	dir, fleet, s := tell(t)
 	child := func(dir string, step int) (killed bool, steps int) {
 		t.Helper()
-		cmd := exec.Command(os.Args[0], "-test.run=^TestI7Child$", "-test.count=1")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestChildThatTellsTheStory$", "-test.count=1")
 		cmd.Env = append(os.Environ(), killDir+"="+dir, killStep+"="+strconv.Itoa(step))
 		out, err := cmd.CombinedOutput()
 		if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signaled() && st.Signal() == syscall.SIGKILL {
