@@ -249,7 +249,7 @@ func TestACommandIsObeyedOnce(t *testing.T) {
 		w.say(message.CommandPart, b)
 		time.Sleep(time.Second)
 		w.record(100, 1)
-		time.Sleep(time.Hour)
+		time.Sleep(20 * time.Minute)
 		if d.Queue.Status().Classes[0].Count == 0 {
 			t.Fatal("events went although the device was told to pause")
 		}

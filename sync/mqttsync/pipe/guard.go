@@ -89,7 +89,7 @@ func (g *guard) follow(b []byte) error {
 		g.shift += 7
 		g.head++
 		switch {
-		case g.length > MaxPacket || g.head > 5:
+		case g.length > MaxPacket || g.head == 5 && c&0x80 != 0:
 			return fmt.Errorf("%w: %d bytes or more, at most %d are expected", ErrPacket, g.length, MaxPacket)
 		case c&0x80 == 0:
 			g.body, g.head = g.length, 0
