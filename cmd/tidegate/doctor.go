@@ -4,19 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
 
 	"tidegate/appliance/admin"
+	"tidegate/appliance/config"
 	"tidegate/cmd/cli"
+	"tidegate/platform/buildinfo"
+	"tidegate/platform/host"
 )
 
-// A finding is one thing that doctor looked at.
-type finding struct {
-	What   string `json:"what"`
-	State  string `json:"state"` // ok, warning, fault
-	Detail string `json:"detail,omitempty"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
+// cmdDoctor prints what the device finds. Where no device answers, it looks at what would
+// keep one from starting.
 func (a *app) cmdDoctor(ctx context.Context, args []string) error {
 	var c clientFlags
 	f := a.flags("doctor")
@@ -24,111 +25,123 @@ func (a *app) cmdDoctor(ctx context.Context, args []string) error {
 	if _, err := parse(f, args, 0); err != nil {
 		return err
 	}
+	var found []admin.Finding
 	cl, err := c.dial(a)
-	if err != nil {
-		return err
+	switch {
+	case err != nil:
+		found = []admin.Finding{{What: "config", State: admin.StateFault, Detail: err.Error(), Remedy: "correct it; the reference file explains each key"}}
+	default:
+		if err := cl.get(ctx, "/v1/doctor", nil, &found); err != nil {
+			cfg, bad := c.load(a)
+			if bad != nil {
+				return err
+			}
+			found = absent(cfg, err)
+		}
 	}
-	var s admin.Status
-	if err := cl.get(ctx, "/v1/status", nil, &s); err != nil {
-		return err
-	}
-	found := examine(s)
+	return a.report(found)
+}
+
+// report prints findings, faults first, and fails if there is a fault.
+func (a *app) report(found []admin.Finding) error {
 	if a.json {
 		if err := a.JSON(found); err != nil {
 			return err
 		}
 	}
-	faults := 0
-	for _, x := range found {
-		if x.State == "fault" {
-			faults++
-		}
-		if a.json {
-			continue
-		}
-		fmt.Fprintf(a.Out, "%-8s %-10s %s\n", x.State, x.What, x.Detail)
-		if x.Remedy != "" {
-			fmt.Fprintf(a.Out, "%19s %s\n", "→", x.Remedy)
+	l := a.lines()
+	faults, warnings := 0, 0
+	for _, state := range []string{admin.StateFault, admin.StateWarning, admin.StateOK} {
+		look := map[string]shade{admin.StateFault: danger, admin.StateWarning: caution, admin.StateOK: good}[state]
+		for _, x := range found {
+			if x.State != state {
+				continue
+			}
+			switch state {
+			case admin.StateFault:
+				faults++
+			case admin.StateWarning:
+				warnings++
+			}
+			if a.json {
+				continue
+			}
+			l.row(look, state, "%s: %s", x.What, x.Detail)
+			if x.Remedy != "" {
+				l.row(plain, "", "→ %s", x.Remedy)
+			}
 		}
 	}
-	if faults > 0 {
-		if a.json {
-			return cli.StatusError(1)
-		}
-		return errors.New("something needs attention")
+	if l.err != nil {
+		return l.err
+	}
+	switch {
+	case faults > 0 && a.json:
+		return cli.StatusError(1)
+	case faults > 0:
+		return fmt.Errorf("%d to mend, %d to look at", faults, warnings)
+	case !a.json && warnings > 0:
+		a.Say("tidegate: %d to look at", warnings)
 	}
 	return nil
 }
 
-// examine judges a status.
-func examine(s admin.Status) []finding {
-	var out []finding
-	add := func(what, state, detail, remedy string) { out = append(out, finding{what, state, detail, remedy}) }
-	if s.Ready {
-		add("service", "ok", "serving "+s.Listen.HTTP+" "+s.Listen.HTTPS, "")
-	} else {
-		add("service", "fault", "not ready", "look at the log: journalctl -u tidegate")
+// absent looks at what would keep a device from starting.
+func absent(cfg *config.Config, why error) []admin.Finding {
+	found := []admin.Finding{{What: "service", State: admin.StateFault, Detail: why.Error(), Remedy: "journalctl -u tidegate tells why it ended"}}
+	add := func(what, state, remedy, format string, args ...any) {
+		found = append(found, admin.Finding{What: what, State: state, Detail: fmt.Sprintf(format, args...), Remedy: remedy})
 	}
-	if s.Device == "" {
-		add("identity", "fault", "the device has no usable keys", "see the findings of tidegate status; restore the identity folder from a backup")
-	} else {
-		add("identity", "ok", s.Device, "")
+	add("config", admin.StateOK, "", "reads well")
+	for _, w := range cfg.Warnings {
+		add("config", admin.StateWarning, "correct the name or take the variable away", "%s", w)
 	}
-	switch {
-	case s.Trust.Locked != "":
-		add("trust", "fault", s.Trust.Locked, "tidegate trust install FILE.tideroot")
-	case s.Trust.Root == 0:
-		add("trust", "fault", "no trust root", "tidegate trust install FILE.tideroot")
-	default:
-		add("trust", "ok", fmt.Sprintf("root %d", s.Trust.Root), "")
-	}
-	switch s.Bundle.State {
-	case "confirmed":
-		add("bundle", "ok", fmt.Sprintf("%d of %s/%s", s.Bundle.Serving.Seq, s.Bundle.Serving.Product, s.Bundle.Serving.Channel), "")
-	case "trial":
-		add("bundle", "warning", "on trial", "wait, or decide: tidegate confirm, tidegate rollback")
-	case "none":
-		add("bundle", "fault", "none installed", "tidegate apply FILE.tide")
-	default:
-		add("bundle", "fault", "safe mode: no stored bundle loads", "apply the bundle again from a stick: tidegate apply FILE.tide")
-	}
-	switch s.Clock.State {
-	case "SYNCED":
-		add("clock", "ok", "proven", "")
-	default:
-		add("clock", "warning", s.Clock.State+": only the floor "+s.Clock.Floor.Format("2006-01-02 15:04 MST")+" is sure", "connect the fleet, or set clock.trust = \"system\" where NTS, GNSS or a good RTC sets the clock")
-	}
-	if s.Clock.Doubt != "" {
-		add("clock", "warning", s.Clock.Doubt, "set the system clock")
-	}
-	if s.Mode != "normal" {
-		add("disk", "fault", s.Mode, "check the data partition; a restart tries to write again")
-	} else {
-		add("disk", "ok", "writable", "")
-	}
-	if s.Limits.Error != "" {
-		add("counters", "fault", s.Limits.Error, "check the data partition")
-	} else {
-		add("counters", "ok", fmt.Sprintf("%d of %d", s.Limits.Keys, s.Limits.Capacity), "")
-	}
-	if s.Limits.Shared > 0 {
-		add("counters", "warning", fmt.Sprintf("%d calls were counted on shared counters: the table is full", s.Limits.Shared), "raise throttle.keys")
-	}
-	if s.Events.Error != "" {
-		add("events", "fault", s.Events.Error, "check the data partition")
-	} else {
-		add("events", "ok", fmt.Sprintf("%d stored", s.Events.Calls), "")
-	}
-	for _, reason := range sortedKeys(s.Events.Lost) {
-		if n := s.Events.Lost[reason]; n > 0 {
-			add("events", "warning", fmt.Sprintf("%d lost (%s)", n, reason), "collect more often, or raise events.max_bytes")
+	for _, l := range []struct{ key, addr string }{{"listen.http", cfg.Listen.HTTP}, {"listen.https", cfg.Listen.HTTPS}, {"admin.listen", cfg.Admin.Listen}} {
+		if l.addr == "" {
+			continue
+		}
+		ln, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			add("listeners", admin.StateFault, "free the port, or set another "+l.key, "%s: %v", l.key, err)
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			add("listeners", admin.StateWarning, "", "%s: %v", l.key, err)
 		}
 	}
-	for _, x := range s.Alarms {
-		add("alarm", "fault", x.Word+": "+x.Detail, "see tidegate history")
+	found = append(found, dataFolder(cfg.Data)...)
+	if now, built := time.Now(), buildinfo.Get().Time; now.Before(built) {
+		add("clock", admin.StateWarning, "set the system clock: timedatectl set-time", "the system clock says %s, before this program was built", now.UTC().Format(time.DateOnly))
 	}
-	for _, x := range s.Finds {
-		add("start", "warning", x, "")
+	return found
+}
+
+// dataFolder looks at the folder of everything durable.
+func dataFolder(dir string) []admin.Finding {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return []admin.Finding{{What: "data", State: admin.StateWarning, Detail: dir + " does not exist", Remedy: "the first start makes it, if its parent may be written"}}
+	case err != nil:
+		return []admin.Finding{{What: "data", State: admin.StateFault, Detail: err.Error(), Remedy: "run as root or as the device's user"}}
+	case !info.IsDir():
+		return []admin.Finding{{What: "data", State: admin.StateFault, Detail: dir + " is not a folder", Remedy: "set data to a folder"}}
 	}
-	return out
+	full, err := filepath.Abs(dir)
+	if err != nil {
+		full = dir
+	}
+	m := host.MountOf(os.DirFS("/"), full)
+	if m.Has("ro") {
+		return []admin.Finding{{What: "data", State: admin.StateFault, Detail: m.Point + " is mounted read-only", Remedy: "check the partition (dmesg, fsck) and mount it for writing"}}
+	}
+	s, err := host.SpaceOf(full)
+	if err != nil {
+		return nil
+	}
+	state, remedy := admin.StateOK, ""
+	if s.Free < 64<<20 {
+		state, remedy = admin.StateFault, "make room on the partition of "+dir
+	}
+	return []admin.Finding{{What: "disk", State: state, Detail: fmt.Sprintf("%s free of %s on %s", byteSize(s.Free), byteSize(s.Total), m.Type), Remedy: remedy}}
 }

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 
+	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 )
 
@@ -14,65 +17,152 @@ func (a *app) cmdCompletion(_ context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, c := range commands() {
-		names = append(names, c.name)
-	}
-	sort.Strings(names)
-	var script string
-	switch shells[0] {
-	case "bash":
-		script = bashCompletion(names)
-	case "zsh":
-		script = "#compdef tidegate\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion(names)
-	case "fish":
-		script = fishCompletion(names)
-	default:
+	script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[shells[0]]
+	if !ok {
 		return cli.Usage("completion: %q is not one of bash, zsh, fish", shells[0])
 	}
 	_, err = fmt.Fprint(a.Out, script)
 	return err
 }
 
-// words returns the first words of names, and the second words by first word.
-func words(names []string) (first []string, second map[string][]string) {
-	second = map[string][]string{}
-	for _, n := range names {
-		a, b, two := strings.Cut(n, " ")
-		if len(first) == 0 || first[len(first)-1] != a {
-			first = append(first, a)
-		}
-		if two {
-			second[a] = append(second[a], b)
+// The scripts ask the program itself, so that they know its commands, flags and the values
+// of the running device.
+const (
+	bashCompletion = `_tidegate() {
+	local IFS=$'\n'
+	COMPREPLY=($(compgen -W "$(tidegate __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
+	[ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o filenames -F _tidegate tidegate
+`
+	zshCompletion = `#compdef tidegate
+_tidegate() {
+	local -a found
+	found=("${(@f)$(tidegate __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+	found=(${found:#})
+	if (( ${#found} )); then compadd -- "${found[@]}"; else _files; fi
+}
+compdef _tidegate tidegate
+`
+	fishCompletion = `function __tidegate_complete
+	set -l words (commandline -opc) (commandline -ct)
+	tidegate __complete $words[2..-1] 2>/dev/null
+end
+complete -c tidegate -a '(__tidegate_complete)'
+`
+)
+
+// complete prints what could stand in place of the last of args, one a line: words of
+// commands, flags, and values that the running device knows.
+func (a *app) complete(ctx context.Context, args []string) {
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	done, last := args[:len(args)-1], args[len(args)-1]
+	var out []string
+	c, n := find(done)
+	switch {
+	case len(done) > 0 && valueOf(done[len(done)-1]) != nil:
+		out = valueOf(done[len(done)-1])(ctx, a)
+	case c != nil && strings.HasPrefix(last, "-"):
+		out = flagsOf(c)
+	default:
+		out = nextWords(done)
+		if c != nil && len(done) == n {
+			out = append(out, a.arguments(ctx, c.name)...)
 		}
 	}
-	return first, second
+	slices.Sort(out)
+	for _, w := range slices.Compact(out) {
+		if strings.HasPrefix(w, last) {
+			fmt.Fprintln(a.Out, w) //nolint:errcheck // a shell that has gone needs no word
+		}
+	}
 }
 
-func bashCompletion(names []string) string {
-	first, second := words(names)
-	var b strings.Builder
-	b.WriteString("_tidegate() {\n\tlocal cur=${COMP_WORDS[COMP_CWORD]} words=\n\tcase ${COMP_CWORD} in\n")
-	fmt.Fprintf(&b, "\t1) words=%q ;;\n\t*) case ${COMP_WORDS[1]} in\n", strings.Join(first, " "))
-	for _, w := range first {
-		if s := second[w]; s != nil {
-			fmt.Fprintf(&b, "\t\t%s) words=%q ;;\n", w, strings.Join(s, " "))
+// nextWords returns the words that continue done as the name of a command.
+func nextWords(done []string) []string {
+	seen := map[string]bool{}
+	for _, c := range commands() {
+		words := strings.Fields(c.name)
+		if len(words) > len(done) && slices.Equal(words[:len(done)], done) {
+			seen[words[len(done)]] = true
 		}
 	}
-	b.WriteString("\t\tesac ;;\n\tesac\n\tcase $cur in -*) words=\"--json --help --config --data --socket\" ;; esac\n")
-	b.WriteString("\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n\t[ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\ncomplete -F _tidegate tidegate\n")
-	return b.String()
+	return slices.Collect(maps.Keys(seen))
 }
 
-func fishCompletion(names []string) string {
-	first, second := words(names)
-	var b strings.Builder
-	for _, w := range first {
-		fmt.Fprintf(&b, "complete -c tidegate -n __fish_use_subcommand -a %s\n", w)
-		for _, s := range second[w] {
-			fmt.Fprintf(&b, "complete -c tidegate -n '__fish_seen_subcommand_from %s' -a %s\n", w, s)
+// flagsOf returns the flags of a command, out of its usage line, and those of all commands.
+func flagsOf(c *command) []string {
+	out := []string{"--json", "--help"}
+	for _, w := range strings.FieldsFunc(c.args, func(r rune) bool { return strings.ContainsRune(" []|…", r) }) {
+		if strings.HasPrefix(w, "--") {
+			out = append(out, w)
 		}
 	}
-	b.WriteString("complete -c tidegate -l json -d 'print data as JSON'\n")
-	return b.String()
+	if c.name != "version" && c.name != "help" && c.name != "completion" {
+		f := flag.NewFlagSet("", flag.ContinueOnError)
+		new(clientFlags).register(f)
+		f.VisitAll(func(x *flag.Flag) { out = append(out, "--"+x.Name) })
+	}
+	return out
+}
+
+// arguments returns what may follow a command, where the device or the program knows it.
+func (a *app) arguments(ctx context.Context, name string) []string {
+	switch name {
+	case "completion":
+		return []string{"bash", "zsh", "fish"}
+	case "admin remove", "admin passwd":
+		return values(ctx, a, "/v1/admins", func(x admin.AccountView) string { return x.Name })
+	case "help":
+		return nextWords(nil)
+	}
+	return nil
+}
+
+// valueOf returns what knows the values of a flag; nil where only files or free text fit.
+func valueOf(name string) func(context.Context, *app) []string {
+	fixed := func(list ...string) func(context.Context, *app) []string {
+		return func(context.Context, *app) []string { return list }
+	}
+	switch name {
+	case "--plan":
+		return func(ctx context.Context, a *app) []string {
+			return values(ctx, a, "/v1/counters", func(x admin.CounterView) string { return x.Plan })
+		}
+	case "--key":
+		return func(ctx context.Context, a *app) []string {
+			return values(ctx, a, "/v1/counters", func(x admin.CounterView) string { return x.Key })
+		}
+	case "--format":
+		return fixed("ndjson", "csv", "wso2")
+	case "--role":
+		return fixed("admin", "viewer")
+	case "--stream-version":
+		return fixed("3.0.0", "3.1.0", "3.2.0")
+	case "--since":
+		return fixed("1h", "24h", "168h")
+	}
+	return nil
+}
+
+// values asks the running device for a list. Without one there is nothing to offer.
+func values[T any](ctx context.Context, a *app, path string, of func(T) string) []string {
+	var c clientFlags
+	cl, err := c.dial(a)
+	if err != nil {
+		return nil
+	}
+	var list []T
+	if cl.get(ctx, path, nil, &list) != nil {
+		return nil
+	}
+	var out []string
+	for _, x := range list {
+		if v := of(x); v != "" {
+			out = append(out, v)
+		}
+	}
+	return out
 }

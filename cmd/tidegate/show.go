@@ -10,6 +10,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
@@ -41,70 +43,188 @@ func (a *app) cmdAPIs(ctx context.Context, args []string) error {
 // table returns a writer that lines columns up.
 func (a *app) table() *tabwriter.Writer { return tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0) }
 
-func printStatus(a *app, s admin.Status) error {
-	w := a.table()
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	state := "ready"
-	if !s.Ready {
-		state = "not ready"
+// lines prints names with values behind them, wrapped so that they fit 80 columns.
+type lines struct {
+	a     *app
+	color bool
+	err   error
+}
+
+// width is what fits a terminal that nobody has made wider; nameWidth is the column of names.
+const (
+	width     = 80
+	nameWidth = 10
+)
+
+// A shade is what a line means.
+type shade int
+
+// The shades.
+const (
+	plain shade = iota
+	good
+	caution
+	danger
+)
+
+// paint colours a word, on terminals only.
+func (l *lines) paint(s shade, word string) string {
+	codes := [...]string{plain: "", good: "32", caution: "33", danger: "1;31"}
+	if !l.color || s == plain {
+		return word
 	}
-	row("device", "%s, %s, up %s", orNone(s.Device), state, duration(s.Uptime))
-	row("version", "%s", s.Build.String())
-	if s.Mode != "normal" {
-		row("mode", "%s", s.Mode)
-	}
-	row("listen", "http %s, https %s, admin %s", orNone(s.Listen.HTTP), orNone(s.Listen.HTTPS), orNone(s.Listen.Admin))
-	row("bundle", "%s%s", s.Bundle.State, bundleText(s.Bundle.Serving))
-	if s.Bundle.Trial != nil {
-		how := "goes back unless healthy"
-		if s.Bundle.ByHand {
-			how = "goes back unless confirmed: tidegate confirm"
+	return "\x1b[" + codes[s] + "m" + word + "\x1b[0m"
+}
+
+func (a *app) lines() *lines {
+	return &lines{a: a, color: cli.Terminal(a.Out) && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"}
+}
+
+// row prints one name and its value; the name has the shade.
+func (l *lines) row(s shade, name, format string, args ...any) {
+	for i, text := range wrap(fmt.Sprintf(format, args...), width-nameWidth-1) {
+		if i > 0 {
+			name = ""
 		}
-		row("trial", "%.0f s left, %s; last known good%s", s.Bundle.Deadline, how, bundleText(s.Bundle.Good))
+		padded := l.paint(s, name) + strings.Repeat(" ", max(nameWidth-utf8.RuneCountInString(name), 0))
+		if _, err := fmt.Fprintf(l.a.Out, "%s %s\n", padded, text); err != nil && l.err == nil {
+			l.err = err
+		}
 	}
-	if s.Bundle.Older != nil {
-		row("older", "%s", strings.TrimPrefix(bundleText(s.Bundle.Older), ": "))
+}
+
+// wrap breaks text between words so that no line is longer than n, as far as words allow.
+// What is not to be printed becomes a question mark: values may come from a stranger.
+func wrap(text string, n int) []string {
+	text = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+	var out []string
+	line := ""
+	for _, w := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = w
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(w) > n:
+			out = append(out, line)
+			line = w
+		default:
+			line += " " + w
+		}
 	}
-	if s.Trust.Root == 0 {
-		row("trust", "no root installed: tidegate trust install FILE.tideroot")
-	} else {
-		row("trust", "root %d, domain %s", s.Trust.Root, s.Trust.Domain)
+	return append(out, line)
+}
+
+func printStatus(a *app, s admin.Status) error {
+	l := a.lines()
+	state, look := "ready", good
+	if !s.Ready {
+		state, look = "not ready", danger
 	}
-	if s.Trust.Locked != "" {
-		row("locked", "%s", s.Trust.Locked)
+	l.row(look, "device", "%s, %s, up %s", orNone(s.Device), state, duration(s.Uptime))
+	l.row(plain, "version", "%s", s.Build.String())
+	if s.Mode != "normal" {
+		l.row(danger, "mode", "%s", s.Mode)
 	}
-	if s.Trust.Product != "" {
-		row("for", "%s/%s %s", s.Trust.Product, s.Trust.Channel, strings.Join(s.Trust.Labels, ","))
-	}
-	row("clock", "%s, floor %s (%s), system %s", s.Clock.State, s.Clock.Floor.Format(time.RFC3339), s.Clock.Source, s.Clock.Wall.Format(time.RFC3339))
+	l.row(plain, "listen", "http %s, https %s, admin %s", orNone(s.Listen.HTTP), orNone(s.Listen.HTTPS), orNone(s.Listen.Admin))
+	l.bundles(&s)
+	l.trust(&s)
+	l.row(plain, "clock", "%s, floor %s (%s), system %s", s.Clock.State, s.Clock.Floor.Format(time.RFC3339), s.Clock.Source, s.Clock.Wall.Format(time.RFC3339))
 	if s.Clock.Doubt != "" {
-		row("", "%s", s.Clock.Doubt)
+		l.row(caution, "", "%s", s.Clock.Doubt)
 	}
-	row("calls", "%d answered, %d of them 5xx, %d in flight, %d refused by form", s.Calls.Answered, s.Calls.Failed, s.Calls.InFlight, s.Calls.Refused)
-	row("counters", "%d of %d, %d stalls%s", s.Limits.Keys, s.Limits.Capacity, s.Limits.Stalls, trouble(s.Limits.Error))
-	row("events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, byteSize(s.Events.Bytes), byteSize(s.Events.Cap), trouble(s.Events.Error))
+	l.link(s.Link)
+	l.row(plain, "calls", "%d answered, %d of them 5xx, %d in flight, %d refused by form", s.Calls.Answered, s.Calls.Failed, s.Calls.InFlight, s.Calls.Refused)
+	l.row(plain, "counters", "%d of %d, %d stalls%s", s.Limits.Keys, s.Limits.Capacity, s.Limits.Stalls, trouble(s.Limits.Error))
+	l.row(plain, "events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, byteSize(s.Events.Bytes), byteSize(s.Events.Cap), trouble(s.Events.Error))
 	for _, reason := range sortedKeys(s.Events.Lost) {
 		if n := s.Events.Lost[reason]; n > 0 {
-			row("lost", "%d events (%s)", n, reason)
+			l.row(caution, "lost", "%d events (%s)", n, reason)
 		}
 	}
+	l.machine(&s)
 	for _, al := range s.Alarms {
-		row("ALARM", "%s: %s", al.Word, al.Detail)
+		l.row(danger, "ALARM", "%s: %s", al.Word, al.Detail)
 	}
 	for _, t := range s.Finds {
-		row("finding", "%s", t)
+		l.row(caution, "finding", "%s", t)
 	}
 	for _, t := range s.Words {
-		row("warning", "%s", t)
+		l.row(caution, "warning", "%s", t)
 	}
 	if s.Last != nil {
 		text := outcomeLine(*s.Last)
 		if s.Last.Code != "" {
 			text = fmt.Sprintf("%s refused: %s: %s", orNone(s.Last.Object), s.Last.Code, s.Last.Detail)
 		}
-		row("last", "%s", text)
+		l.row(plain, "last", "%s", text)
 	}
-	return w.Flush()
+	return l.err
+}
+
+func (l *lines) bundles(s *admin.Status) {
+	look := map[string]shade{"confirmed": good, "trial": caution}[s.Bundle.State]
+	if look == plain {
+		look = danger
+	}
+	l.row(look, "bundle", "%s%s", s.Bundle.State, bundleText(s.Bundle.Serving))
+	if s.Bundle.Trial != nil {
+		how := "goes back unless healthy"
+		if s.Bundle.ByHand {
+			how = "goes back unless confirmed: tidegate confirm"
+		}
+		l.row(caution, "trial", "%.0f s left, %s; last known good%s", s.Bundle.Deadline, how, bundleText(s.Bundle.Good))
+	}
+	if s.Bundle.Older != nil {
+		l.row(plain, "older", "%s", strings.TrimPrefix(bundleText(s.Bundle.Older), ": "))
+	}
+}
+
+func (l *lines) trust(s *admin.Status) {
+	if s.Trust.Root == 0 {
+		l.row(danger, "trust", "no root installed: tidegate trust install FILE.tideroot")
+	} else {
+		l.row(plain, "trust", "root %d, domain %s", s.Trust.Root, s.Trust.Domain)
+	}
+	if s.Trust.Locked != "" {
+		l.row(danger, "locked", "%s", s.Trust.Locked)
+	}
+	if s.Trust.Product != "" {
+		l.row(plain, "for", "%s/%s %s", s.Trust.Product, s.Trust.Channel, strings.Join(s.Trust.Labels, ","))
+	}
+}
+
+func (l *lines) link(k *admin.Link) {
+	if k == nil {
+		return
+	}
+	text := k.State + ", " + orNone(k.Broker)
+	if k.Next > 0 {
+		text += ", next try in " + duration(k.Next)
+	}
+	if k.Error != "" {
+		text += "; " + k.Error
+	}
+	l.row(plain, "link", "%s", text)
+	if k.Hint != "" {
+		l.row(caution, "", "%s", k.Hint)
+	}
+}
+
+func (l *lines) machine(s *admin.Status) {
+	m := &s.Machine
+	if m.DiskTotal > 0 {
+		l.row(plain, "disk", "%s free of %s, %s written since the start", byteSize(m.DiskFree), byteSize(m.DiskTotal), byteSize(m.Written))
+	}
+	if m.Resident > 0 {
+		l.row(plain, "memory", "%s resident, %s heap", byteSize(m.Resident), byteSize(s.Process.Heap))
+	}
 }
 
 func orNone(s string) string {

@@ -97,7 +97,9 @@ export function upload(path, file, { sent, line }) {
         if (i < 0 && !(end && read < x.responseText.length)) return;
         const text = x.responseText.slice(read, i < 0 ? undefined : i);
         read = i < 0 ? x.responseText.length : i + 1;
-        if (text.trim()) line?.(last = JSON.parse(text));
+        if (!text.trim()) continue;
+        last = JSON.parse(text);
+        line?.(last);
       }
     };
     x.upload.onprogress = (e) => e.lengthComputable && sent?.(e.loaded / e.total);
