@@ -38,7 +38,7 @@ func (w *world) growAPIs(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		g, err := w.device(deviceSpec{name: "Tidegate", set: set, toml: noDetail + "[bundles]\nquota = \"512MiB\"\n"})
+		g, err := w.device(deviceSpec{name: "Tidegate", set: set, toml: noDetail + "[bundles]\nquota = \"256MiB\"\n"})
 		if err != nil {
 			return fmt.Errorf("%d APIs: %w", n, err)
 		}

@@ -204,6 +204,7 @@ func partMemory(ctx context.Context, w *world) error {
 	w.figure("start to first call, ms", medianOf(starts))
 	idle := mib()
 	w.figure("RSS idle, MiB", idle)
+	w.figure("of it the program's own file, MiB", idle-float64(g.process.smaps("Anonymous:"))/(1<<20))
 	peak := idle
 	for _, s := range []string{"P", "JR"} {
 		if _, err := generate(load{addr: local(g.plain[s]), requests: [][]byte{w.request(s, "")}, conns: 1000, warm: w.warm, time: 3 * time.Second}); err != nil {

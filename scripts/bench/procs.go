@@ -164,12 +164,16 @@ func (p *process) cpu() time.Duration {
 // rss returns the resident memory of p and its children in bytes; what several of them
 // share counts once.
 func (p *process) rss() int64 {
+	if len(p.pids()) > 1 {
+		return p.smaps("Pss:")
+	}
+	return p.smaps("Rss:")
+}
+
+// smaps sums one field of /proc/PID/smaps_rollup over p and its children.
+func (p *process) smaps(field string) int64 {
 	var sum int64
 	pids := p.pids()
-	field := "Rss:"
-	if len(pids) > 1 {
-		field = "Pss:"
-	}
 	for _, pid := range pids {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		for line := range strings.Lines(string(b)) {
