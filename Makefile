@@ -42,9 +42,9 @@ lint: ## vet, golangci-lint, govulncheck (builds the tools on first use)
 fuzz: ## run each fuzz target for FUZZTIME (default 30s)
 	scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
-bench: ## micro benchmarks, then the comparison with other gateways that are installed
-	go test -run '^$$' -bench . -benchmem ./...
-	scripts/bench/run.sh
+bench: ## the parts of a call, then the comparison with nginx and HAProxy (BENCH=-full: everything)
+	go test -run '^$$' -bench . -benchmem -benchtime $(or $(BENCHTIME),50ms) ./appliance/wire ./policy/route ./policy/auth ./policy/throttle ./store/counters ./store/events
+	scripts/bench/run.sh $(BENCH)
 
 e2e: ## end-to-end runs: kill loop, real broker, real service manager where they can be had
 	scripts/e2e.sh
