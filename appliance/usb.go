@@ -19,8 +19,13 @@ func (a *App) openSticks() error {
 	if len(c.Mounts) == 0 {
 		return nil
 	}
+	watcher, err := media.NewWatcher(media.Options{Dirs: c.Mounts})
+	if err != nil {
+		a.find("usb.mounts: sticks are not seen: %v", err)
+		return nil
+	}
 	o := usbdrop.Options{
-		Volumes: media.NewWatcher(media.Options{Dirs: c.Mounts}), Desk: a.desk, Queue: a.events,
+		Volumes: watcher, Desk: a.desk, Queue: a.events,
 		Now: a.time.clock.Best, Lines: a.lastLines, Log: a.log.With("part", "usb"), Tell: a.showStick(),
 	}
 	if c.Release == "written" {
@@ -33,7 +38,6 @@ func (a *App) openSticks() error {
 		o.Device, o.Key = deviceID(a.identity), reporter{a.identity}
 		o.Enrol, o.Status = a.enrolment, a.signedStatus
 	}
-	var err error
 	a.sticks, err = usbdrop.New(o)
 	return err
 }
@@ -84,10 +88,5 @@ func (a *App) runSticks(ctx context.Context) error {
 	if a.sticks == nil {
 		return nil
 	}
-	err := a.sticks.Run(ctx)
-	if err != nil && ctx.Err() == nil {
-		a.find("usb.mounts: sticks are not seen: %v", err)
-		return nil
-	}
-	return err
+	return a.sticks.Run(ctx)
 }

@@ -126,7 +126,11 @@ type Device struct {
 	Config *config.Config
 
 	stopped bool
+	log     *lockedWriter
 }
+
+// Log returns what the device has logged so far.
+func (d *Device) Log() string { return d.log.text() }
 
 // Options say how a device is started. The zero value is usable.
 type Options struct {
@@ -181,7 +185,7 @@ func start(t testing.TB, o *Options) (*Device, error) {
 	if err := app.Start(context.Background()); err != nil {
 		return nil, err
 	}
-	d := &Device{App: app, Fleet: o.Fleet, Config: cfg}
+	d := &Device{App: app, Fleet: o.Fleet, Config: cfg, log: log}
 	t.Cleanup(func() {
 		d.Stop(t)
 		if t.Failed() {

@@ -46,19 +46,14 @@ func TestG9ALoopMountOfExt4(t *testing.T) {
 	if out, err := exec.Command("mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
 		t.Skipf("mkfs.ext4 is needed: %v %s", err, out)
 	}
-	looked := make(chan struct{})
-	w := NewWatcher(Options{
-		Dirs: []string{filepath.Dir(at)}, Every: 10 * time.Millisecond, Quiet: 30 * time.Millisecond,
-		Events: func(ctx context.Context) <-chan Event { // is asked for after the first look
-			close(looked)
-			return kernelEvents(ctx)
-		},
-	})
+	w, err := NewWatcher(Options{Dirs: []string{filepath.Dir(at)}, Every: 10 * time.Millisecond, Quiet: 30 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	appeared, ended := make(chan Volume, 1), make(chan error, 1)
 	go func() { ended <- w.Run(ctx, func(v Volume) { appeared <- v }) }()
-	<-looked
 	if out, err := exec.Command("mount", "-o", "loop,ro", image, at).CombinedOutput(); err != nil {
 		t.Skipf("no loop devices here: %v %s", err, out)
 	}

@@ -55,8 +55,10 @@ type state struct {
 	told  bool
 }
 
-// NewWatcher returns a watcher that has not looked yet.
-func NewWatcher(o Options) *Watcher {
+// NewWatcher returns a watcher that has looked once. The volumes that are there now are left
+// alone: a stick that stays in is not taken for a new one at every start. An error says that the
+// mount table cannot be read.
+func NewWatcher(o Options) (*Watcher, error) {
 	if o.Mounts == nil {
 		o.Mounts = mounts
 	}
@@ -69,17 +71,13 @@ func NewWatcher(o Options) *Watcher {
 	if o.Quiet == 0 {
 		o.Quiet = 2 * time.Second
 	}
-	return &Watcher{o: o, here: map[string]*state{}}
+	w := &Watcher{o: o, here: map[string]*state{}}
+	return w, w.look(time.Now(), true)
 }
 
-// Run calls appeared for every volume that is mounted from now on, one at a time, until ctx
-// ends. Volumes that are there already are left alone: a stick that stays in is not taken for a
-// new one at every start. It returns early with an error only when the mount table cannot be
-// read at the start.
+// Run calls appeared for every volume that was mounted since the watcher was made, one at a
+// time, until ctx ends.
 func (w *Watcher) Run(ctx context.Context, appeared func(Volume)) error {
-	if err := w.look(time.Now(), true); err != nil {
-		return err
-	}
 	events := w.o.Events(ctx)
 	tick := time.NewTicker(w.o.Every)
 	defer tick.Stop()

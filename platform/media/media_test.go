@@ -35,7 +35,11 @@ func stick(id int, dir string) Mount {
 // watch runs a watcher over x in a bubble, and returns what appeared.
 func watch(t *testing.T, x *table, events chan Event) (w *Watcher, appeared *[]string, stop func()) {
 	t.Helper()
-	w = NewWatcher(Options{Dirs: []string{"/media", "/mnt/usb/"}, Mounts: x.read, Events: func(context.Context) <-chan Event { return events }})
+	var err error
+	w, err = NewWatcher(Options{Dirs: []string{"/media", "/mnt/usb/"}, Mounts: x.read, Events: func(context.Context) <-chan Event { return events }})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all []string
 	var ended sync.WaitGroup
