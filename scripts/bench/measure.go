@@ -96,42 +96,44 @@ func (w *world) sample(g *gateway, scenario string, round int, j job, l load, si
 	return nil
 }
 
-// cpuTable prints processor time per call by program and scenario, and what ours is of each.
+// cpuTable prints processor time per call by program and scenario, and what ours is of each: of the
+// medians, and of the rounds that the rest of the machine disturbed least.
 func (w *world) cpuTable(part string, programs []*gateway, scenarios []string) {
+	w.costs("µs of CPU per call, median", part, programs, scenarios, w.report.median)
+	w.say("\n")
+	w.costs("the same, least of the rounds", part, programs, scenarios, w.report.least)
+}
+
+type figure func(part, program, scenario string, size int, of func(*sample) float64) float64
+
+func (w *world) costs(title, part string, programs []*gateway, scenarios []string, pick figure) {
 	cpu := func(s *sample) float64 { return s.CPU }
-	var rows [][]string
 	own := map[string]float64{}
 	for _, g := range programs {
-		if strings.HasPrefix(g.name, "Tidegate") {
-			for _, s := range scenarios {
-				if v := w.report.median(part, g.name, s, 0, cpu); v > 0 && own[s] == 0 {
-					own[s] = v
-				}
+		for _, s := range scenarios {
+			if v := pick(part, g.name, s, 0, cpu); strings.HasPrefix(g.name, "Tidegate") && v > 0 && own[s] == 0 {
+				own[s] = v
 			}
 		}
 	}
+	var rows [][]string
 	for _, g := range programs {
 		row := []string{g.name}
+		best := ""
 		for _, s := range scenarios {
-			v := w.report.median(part, g.name, s, 0, cpu)
+			v := pick(part, g.name, s, 0, cpu)
 			cell := num(v, 1)
 			if v > 0 && own[s] > 0 && !strings.HasPrefix(g.name, "Tidegate") {
 				cell += fmt.Sprintf(" (ours: %.2f×)", own[s]/v)
 			}
 			row = append(row, cell)
-		}
-		best := scenarios[len(scenarios)-1]
-		for _, s := range scenarios {
 			if able(g, s) {
 				best = s
 			}
 		}
-		row = append(row, best+" "+num(w.report.median(part, g.name, best, 0, func(s *sample) float64 { return s.PerSec }), 0),
-			num(w.report.median(part, g.name, best, 0, func(s *sample) float64 { return s.P99 }), 0),
-			num(w.report.median(part, g.name, best, 0, func(s *sample) float64 { return s.RSS }), 1))
-		rows = append(rows, row)
+		rows = append(rows, append(row, best+" "+num(pick(part, g.name, best, 0, func(s *sample) float64 { return s.PerSec }), 0),
+			num(pick(part, g.name, best, 0, func(s *sample) float64 { return s.P99 }), 0),
+			num(pick(part, g.name, best, 0, func(s *sample) float64 { return s.RSS }), 1)))
 	}
-	head := []string{"µs of CPU per call"}
-	head = append(head, scenarios...)
-	w.table(append(head, "calls/s", "p99 µs", "RSS MiB"), rows)
+	w.table(append(append([]string{title}, scenarios...), "calls/s", "p99 µs", "RSS MiB"), rows)
 }

@@ -73,14 +73,26 @@ func (r *report) write(name string) error {
 
 // median returns the median of one figure over the rounds; 0 without a sample.
 func (r *report) median(part, program, scenario string, size int, of func(*sample) float64) float64 {
-	var v []float64
+	return medianOf(r.values(part, program, scenario, size, of))
+}
+
+// least returns the least of one figure over the rounds, the one that was disturbed least; 0 without a sample.
+func (r *report) least(part, program, scenario string, size int, of func(*sample) float64) float64 {
+	v := r.values(part, program, scenario, size, of)
+	if len(v) == 0 {
+		return 0
+	}
+	return slices.Min(v)
+}
+
+func (r *report) values(part, program, scenario string, size int, of func(*sample) float64) (v []float64) {
 	for i := range r.Samples {
 		s := &r.Samples[i]
 		if s.Part == part && s.Program == program && s.Scenario == scenario && s.Size == size {
 			v = append(v, of(s))
 		}
 	}
-	return medianOf(v)
+	return v
 }
 
 func medianOf(v []float64) float64 {
