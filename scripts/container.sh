@@ -25,8 +25,8 @@ ldflags="-s -w -buildid= -X tidegate/platform/buildinfo.version=$VERSION -X tide
 "${b[@]}" manifest create tidegate >/dev/null
 for a in amd64 arm64 arm/7; do
 	arch=${a%/*} arm=; [ "$arch" = "$a" ] || arm=${a#*/}
-	root=$t/$arch
-	mkdir -p "$root"/{usr/bin,etc/tidegate,var/lib/tidegate,usr/share/licences,tmp}
+	root=$t/$arch/rootfs
+	mkdir -p "$root"/{usr/bin,etc/tidegate,usr/share/licences,var/lib,tmp} "$t/$arch/state"
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOARM=$arm go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$root/usr/bin/tidegate" ./cmd/tidegate
 	printf 'tidegate:x:65532:65532::/var/lib/tidegate:/bin/false\n' >"$root/etc/passwd"
 	printf 'tidegate:x:65532:\n' >"$root/etc/group"
@@ -34,11 +34,10 @@ for a in amd64 arm64 arm/7; do
 	cp packaging/config/tidegate.toml "$root/etc/tidegate/"
 	cp LICENSE "$root/usr/share/licences/LICENSE"
 	scripts/licences.sh "$root/usr/bin/tidegate" >"$root/usr/share/licences/third-party.txt"
-	chmod 0700 "$root/var/lib/tidegate"
-	if [ "$(id -u)" = 0 ]; then chown 65532:65532 "$root/var/lib/tidegate"; fi
-	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+	chmod 0700 "$t/$arch/state"
+	find "$t/$arch" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	"${b[@]}" bud -q --isolation chroot --format docker --timestamp "$SOURCE_DATE_EPOCH" --platform "linux/$arch${arm:+/v$arm}" \
-		--manifest tidegate -f packaging/container/Containerfile "$root" >/dev/null
+		--manifest tidegate -f packaging/container/Containerfile "$t/$arch" >/dev/null
 	echo "linux/$a: tidegate $(stat -c %s "$root/usr/bin/tidegate") bytes"
 done
 mkdir -p dist
@@ -49,7 +48,7 @@ echo "dist/container: $(sed -n 's/.*"digest":"\([^"]*\)".*/\1/p' dist/container/
 # The run. Some hosts mount the second version of control groups empty beside the first: it is
 # hidden in a mount namespace of the run's own, as podman's runtime refuses the pair.
 [ "$(id -u)" = 0 ] || skip "running it needs root"
-p=(podman --root "$t/pstore" --runroot "$t/prun" --cgroup-manager cgroupfs)
+p=(podman --storage-driver vfs --root "$t/pstore" --runroot "$t/prun" --cgroup-manager cgroupfs)
 inside='if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@"'
 pod() { unshare -m --propagation private sh -c "$inside" sh "${p[@]}" "$@"; }
 [ "$(go env GOARCH)" = amd64 ] || skip "the run is written for amd64"
@@ -58,7 +57,7 @@ name=tidegate-test-$$
 trap 'pod rm -f -t 0 $name >/dev/null 2>&1 || true; chmod -R u+w "$t"; rm -rf "$t"' EXIT
 id=$(pod images -q | head -1)
 pod run -d --name $name --read-only --cap-drop all --security-opt no-new-privileges --network none --memory 256m --pids-limit 256 \
-	--ulimit nofile=1024:1024 --ulimit nproc=1024:1024 -v tidegate-state:/var/lib/tidegate "$id" >/dev/null || skip "podman does not run containers here"
+	--ulimit nofile=1024:1024 --ulimit nproc=1024:1024 -v tidegate-state:/var/lib/tidegate "$id" 2>&1 >/dev/null || skip "podman does not run containers here"
 for _ in $(seq 100); do
 	[ "$(pod exec $name /usr/bin/tidegate health 2>/dev/null)" = ready ] && break
 	sleep 0.2

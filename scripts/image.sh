@@ -38,7 +38,8 @@ CGO_ENABLED=0 go build -o "$w/" ./cmd/tidectl ./scripts/bootstate
 
 # The owner's side: keys, a root, two bundles, and a card that is prepared.
 (
-	cp -r examples/meters "$w/project"
+	sed 's/window: 2m/window: 10s/' examples/meters/tide.yaml >"$w/tide.yaml"
+	cp -r examples/meters "$w/project" && mv "$w/tide.yaml" "$w/project/"
 	cd "$w"
 	for k in root release; do ./tidectl keys new $k.key --no-passphrase --role $k; done
 	./tidectl trust init -o root.tideroot --root root.key --release release.key --key root.key
@@ -96,6 +97,7 @@ ok "power on, ready, serving"
 saw 60 'provisioned .*bundle 1 of .*on trial'
 answers /meters/1.0/status 200
 answers /meters/1.0/readings 401
+saw 60 'bundle confirmed.*seq=1'
 ok "trust root and bundle 1 from the card"
 size=$(sfdisk -J "$w/card.img" | python3 -c 'import json, sys; print(json.load(sys.stdin)["partitiontable"]["partitions"][3]["size"] // 2048)')
 [ "$size" -gt 128 ] || fail "the data partition has $size MiB"
