@@ -17,20 +17,8 @@ type curve struct {
 	points [][2]float64
 }
 
-// partGrowth measures what a call costs as the work around it grows.
-func partGrowth(ctx context.Context, w *world) error {
-	if err := w.growAPIs(ctx); err != nil {
-		return err
-	}
-	if err := w.growKeys(ctx); err != nil {
-		return err
-	}
-	return w.growConns(ctx)
-}
-
-// growAPIs measures devices with more and more APIs of 25 operations.
-func (w *world) growAPIs(ctx context.Context) error {
-	w.say("\nAPIs of 25 operations each; calls of JR go to one of them:\n\n")
+// partAPIs measures devices with more and more APIs of 25 operations.
+func partAPIs(ctx context.Context, w *world) error {
 	cost, memory, start := curve{name: "µs of CPU per call"}, curve{name: "RSS idle, MiB"}, curve{name: "start to first call, ms"}
 	var rows [][]string
 	for _, n := range []int{5, 10, 100, 1000, 10_000} {
@@ -60,10 +48,9 @@ func (w *world) growAPIs(ctx context.Context) error {
 	return errFirst(w.plot("apis-cpu", "Cost of a call (JR)", "APIs", cost), w.plot("apis-memory", "Memory and start", "APIs", memory, start))
 }
 
-// growKeys measures one limit that is counted for more and more callers: calls come from as many
+// partKeys measures one limit that is counted for more and more callers: calls come from as many
 // addresses, which a trusted proxy names.
-func (w *world) growKeys(ctx context.Context) error {
-	w.say("\nCallers, each with a counter of its own in the durable ledger:\n\n")
+func partKeys(ctx context.Context, w *world) error {
 	set, err := w.scenarioSet(0)
 	if err != nil {
 		return err
@@ -81,10 +68,15 @@ func (w *world) growKeys(ctx context.Context) error {
 		for i := range requests {
 			requests[i] = w.requestTo("/p/v1/pet/17", "P", fmt.Sprintf("X-Forwarded-For: 10.%d.%d.%d", i>>16, i>>8&255, i&255))
 		}
-		// Each key is met once before it is measured.
-		if _, err := generate(load{addr: local(g.plain["P"]), requests: requests, conns: 64, warm: 0, time: max(time.Second, time.Duration(n)*100*time.Microsecond)}); err != nil {
-			return err
+		// Each key is met before it is measured, and its record written.
+		for met := 0; met < n; {
+			m, err := generate(load{addr: local(g.plain["P"]), requests: requests, first: met, conns: 64, time: time.Second})
+			if err != nil {
+				return err
+			}
+			met += int(m.calls) //nolint:gosec // of one second
 		}
+		sleep(ctx, 2*time.Second)
 		if err := w.repeat(ctx, g, "P", job{part: "keys", conns: 64}, requests, n); err != nil {
 			return err
 		}
@@ -97,9 +89,8 @@ func (w *world) growKeys(ctx context.Context) error {
 	return w.plot("keys-cpu", "Cost of a call with a limit per caller", "keys", cost)
 }
 
-// growConns measures 64 busy connections beside more and more idle ones.
-func (w *world) growConns(ctx context.Context) error {
-	w.say("\nConnections, of which at most 64 are busy:\n\n")
+// partConnections measures 64 busy connections beside more and more idle ones.
+func partConnections(ctx context.Context, w *world) error {
 	set, err := w.scenarioSet(0)
 	if err != nil {
 		return err

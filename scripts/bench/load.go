@@ -16,6 +16,7 @@ import (
 type load struct {
 	addr     netip.AddrPort
 	requests [][]byte // sent in turn
+	first    int      // which of them is sent first
 	conns    int
 	rate     float64 // calls per second at fixed times; 0: each connection calls again at once
 	warm     time.Duration
@@ -50,7 +51,7 @@ func generate(l load) (*measured, error) {
 		return nil, err
 	}
 	defer unix.Close(ep)
-	g := &generator{load: l, ep: ep, byFD: map[int]*stream{}, m: &measured{other: map[int]uint64{}}, buf: make([]byte, 256<<10)}
+	g := &generator{load: l, turn: l.first, ep: ep, byFD: map[int]*stream{}, m: &measured{other: map[int]uint64{}}, buf: make([]byte, 256<<10)}
 	defer g.close()
 	for i := range l.conns {
 		if err := g.open(i); err != nil {

@@ -108,7 +108,9 @@ var parts = []part{
 	{name: "new", title: "One core, a new connection for each call", slow: true, run: partNew},
 	{name: "tls", title: "One core, TLS to the client", slow: true, run: partTLS},
 	{name: "fifth", title: "A fifth of a core", slow: true, run: partFifth},
-	{name: "growth", title: "Cost as work grows", slow: true, run: partGrowth},
+	{name: "apis", title: "More and more APIs of 25 operations; calls of JR go to one of them", slow: true, run: partAPIs},
+	{name: "keys", title: "More and more callers, each with a counter of its own in the durable ledger", slow: true, run: partKeys},
+	{name: "connections", title: "More and more connections, of which at most 64 are busy", slow: true, run: partConnections},
 	{name: "profile", title: "Where the time goes", asked: true, run: partProfile},
 	{name: "soak", title: "Soak", asked: true, run: partSoak},
 }
