@@ -50,7 +50,7 @@ func (b *Broker) keep(ctx context.Context, session func(ctx context.Context, p *
 		began := time.Now()
 		p, err := pipe.Dial(ctx, pipe.Options{
 			URL: u, ClientID: b.ClientID, Username: b.Username, Password: b.Password, TLS: b.TLS, Proxy: b.Proxy,
-			KeepAlive: 60 * time.Second, PingTimeout: 30 * time.Second, Backlog: 256, WhenFull: pipe.Wait, Buffer: pipe.Large, Pace: 1 << 20, Dial: b.Dial,
+			KeepAlive: 60 * time.Second, PingTimeout: 2 * time.Minute, Backlog: 256, WhenFull: pipe.Wait, Buffer: pipe.Large, Pace: 1 << 20, Dial: b.Dial,
 		})
 		if err == nil {
 			err = b.hold(ctx, p, session)
