@@ -32,8 +32,20 @@ func stick(id int, dir string) Mount {
 	return Mount{ID: id, Device: "0:99", Root: "/", Dir: dir, Type: "vfat", Source: "/dev/sda1"}
 }
 
+// appearances are the folders of the volumes that appeared.
+type appearances struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (a *appearances) add(v Volume) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = append(a.all, v.Dir)
+}
+
 // watch runs a watcher over x in a bubble, and returns what appeared.
-func watch(t *testing.T, x *table, events chan Event) (w *Watcher, appeared *[]string, stop func()) {
+func watch(t *testing.T, x *table, events chan Event) (w *Watcher, appeared *appearances, stop func()) {
 	t.Helper()
 	var err error
 	w, err = NewWatcher(Options{Dirs: []string{"/media", "/mnt/usb/"}, Mounts: x.read, Events: func(context.Context) <-chan Event { return events }})
@@ -41,20 +53,22 @@ func watch(t *testing.T, x *table, events chan Event) (w *Watcher, appeared *[]s
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	var all []string
+	appeared = new(appearances)
 	var ended sync.WaitGroup
 	ended.Go(func() {
-		_ = w.Run(ctx, func(v Volume) { all = append(all, v.Dir) }) //nolint:errcheck // ctx ends it
+		_ = w.Run(ctx, appeared.add) //nolint:errcheck // ctx ends it
 	})
 	synctest.Wait()
-	return w, &all, func() { cancel(); ended.Wait() }
+	return w, appeared, func() { cancel(); ended.Wait() }
 }
 
-func want(t *testing.T, appeared *[]string, all ...string) {
+func want(t *testing.T, appeared *appearances, all ...string) {
 	t.Helper()
 	synctest.Wait()
-	if !slices.Equal(*appeared, all) {
-		t.Errorf("appeared: %q, want %q", *appeared, all)
+	appeared.mu.Lock()
+	defer appeared.mu.Unlock()
+	if !slices.Equal(appeared.all, all) {
+		t.Errorf("appeared: %q, want %q", appeared.all, all)
 	}
 }
 

@@ -8,6 +8,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -45,13 +46,15 @@ func run(only string) error {
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // of the system's temporary files
 	done, alive := 0, 0
+	var broken []error
 	for _, m := range mutations {
 		if !want.MatchString(m.cases + " " + m.file) {
 			continue
 		}
 		killer, err := m.try(dir)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", m.cases, m.file, err)
+		if err != nil { // the table is out of step with the source
+			broken = append(broken, fmt.Errorf("%s: %s: %w", m.cases, m.file, err))
+			continue
 		}
 		done++
 		if killer == "" {
@@ -62,9 +65,9 @@ func run(only string) error {
 	}
 	fmt.Printf("%d checks taken out, %d of them unseen\n", done, alive)
 	if alive > 0 {
-		return fmt.Errorf("%d checks are not tested", alive)
+		broken = append(broken, fmt.Errorf("%d checks are not tested", alive))
 	}
-	return nil
+	return errors.Join(broken...)
 }
 
 var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
