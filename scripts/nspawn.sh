@@ -80,7 +80,7 @@ cp -r examples/meters "$work/project"
 	bin/tidectl build project -o share/stick/two.tide --key release.key --root share/site.tideroot --seq 2 >/dev/null 2>&1
 	bin/tidectl trust show share/site.tideroot --json | sed -n 's/.*"fingerprint": *"\([0-9a-f]*\)".*/\1/p' >share/fingerprint
 )
-cp "$out"/deb/tidegate_*.deb scripts/nspawn/inside.sh "$work/bin/tidegate" "$work/share/"
+cp "$out"/deb/tidegate_*.deb scripts/nspawn/inside.sh scripts/docblock.sh docs/install.md "$work/bin/tidegate" "$work/share/"
 cp -r "$work/share" "$work/root/opt/tg"
 
 # On a host with version 1 control groups the container gets folders of its own, so that its

@@ -17,6 +17,11 @@ pid() { systemctl show -p MainPID --value tidegate; }
 value() { tidegate status --json | sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" | head -1; }
 serves() { answers http://127.0.0.1:9090/meters/1.0/status 200; }
 
+block() { # name: runs what docs/install.md says, as it stands there
+	./docblock.sh install.md "$1" >block.sh || fail "docs/install.md has no block $1"
+	(set -e; . ./block.sh) >block.log 2>&1 || { cat block.log; fail "docs/install.md: $1"; }
+}
+
 # The backend: each connection is one shell.
 cat >/etc/systemd/system/backend.socket <<'U'
 [Socket]
@@ -32,9 +37,10 @@ systemctl daemon-reload && systemctl start backend.socket || fail "backend"
 answers http://127.0.0.1:9080/ 200 || fail "the backend does not answer"
 
 # A fresh installation
-dpkg -i tidegate_1.0.0_amd64.deb >dpkg.log 2>&1 || { cat dpkg.log; fail "installation"; }
-[ "$(systemctl show -p ActiveState,Type,NRestarts --value tidegate | tr '\n' ' ')" = "notify 0 active " ] ||
-	[ "$(systemctl is-active tidegate)" = active ] || fail "not active after the installation: $(systemctl status tidegate --no-pager)"
+mkdir later && mv tidegate_0.9.0_amd64.deb tidegate_1.1.0_amd64.deb later
+block deb
+mv later/* .
+[ "$(systemctl is-active tidegate)" = active ] || fail "not active after the installation: $(systemctl status tidegate --no-pager)"
 [ "$(systemctl is-enabled tidegate)" = enabled ] || fail "not enabled"
 [ "$(tidegate health)" = ready ] || fail "not ready"
 answers http://127.0.0.1:9090/health 200 || fail "/health"
@@ -49,10 +55,8 @@ ok "runs as a dynamic user without capabilities"
 
 # Trust and a bundle
 tidegate apply one.tide >apply.txt 2>&1; [ $? = 31 ] || fail "a bundle without a trust root: $(cat apply.txt)"
-tidegate trust install --fingerprint "$(cat fingerprint)" site.tideroot || fail "trust install"
-tidegate apply --no-wait one.tide || [ $? = 75 ] || fail "apply"
+block first-bundle
 until_true 10 serves || fail "bundle 1 does not serve"
-tidegate confirm >/dev/null || fail "confirm"
 answers http://127.0.0.1:9090/meters/1.0/readings 401 || fail "a call without a token"
 ok "bundle 1 serves"
 device=$(value device)
@@ -65,18 +69,18 @@ until_true 10 sh -c 'journalctl -u tidegate --no-pager | grep -q "reload refused
 serves || fail "does not serve after a refused reload"
 port 127.0.0.1:9190 && systemctl reload tidegate
 until_true 10 answers http://127.0.0.1:9190/meters/1.0/status 200 || fail "the new port is not served"
-port 0.0.0.0:9090 && systemctl reload tidegate
+port 0.0.0.0:9090 && block reload
 until_true 10 serves || fail "the old port is not served again"
 [ "$(pid)" = "$before" ] || fail "a reload changed the process"
 ok "reload: a wrong configuration is refused, a new port is taken, the process stays"
 
 # A socket of systemd takes a low port over
-systemctl stop tidegate && systemctl start tidegate-http.socket || fail "socket"
+block sockets
 until_true 20 answers http://127.0.0.1:80/meters/1.0/status 200 || fail "port 80 is not served: $(systemctl status tidegate --no-pager)"
 systemctl restart tidegate & # who calls now waits and is answered
 answers http://127.0.0.1:80/health 200 || fail "a call during a restart was refused"
 wait
-systemctl stop tidegate-http.socket tidegate && systemctl start tidegate || fail "start without the socket"
+systemctl disable --now tidegate-http.socket 2>/dev/null; systemctl stop tidegate && systemctl start tidegate || fail "start without the socket"
 until_true 20 serves || fail "not served without the socket"
 ok "socket activation on port 80, no call refused during a restart"
 
@@ -147,16 +151,14 @@ systemctl cat tidegate >/dev/null 2>&1 && fail "the unit is still known"
 ok "purge leaves nothing"
 
 # Without a package: the program alone
-install -m 755 tidegate /usr/local/bin/tidegate
-PATH=/usr/local/bin:$PATH
 hash -r
-[ "$(tidegate service status)" = "not installed" ] || fail "status before: $(tidegate service status)"
-tidegate service start 2>err.txt && fail "started what is not installed"
+[ "$(./tidegate service status)" = "not installed" ] || fail "status before: $(./tidegate service status)"
+./tidegate service start 2>err.txt && fail "started what is not installed"
 grep -q 'service install' err.txt || fail "no hint: $(cat err.txt)"
 cp tidegate /root/tidegate && /root/tidegate service install 2>err.txt && fail "installed from where the service cannot see it"
-tidegate service install || fail "service install"
+PATH=/usr/local/bin:$PATH
+block program
 [ "$(tidegate service install)" = "already so" ] || fail "a second install"
-tidegate service start || fail "service start"
 [ "$(tidegate health)" = ready ] && [ "$(tidegate service status)" = running ] || fail "not running"
 tidegate service restart && [ "$(tidegate health)" = ready ] || fail "service restart"
 echo '# of an earlier version' >>/etc/systemd/system/tidegate.service

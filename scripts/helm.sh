@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Lints the chart and renders it in the ways in which it is used; each rendering must be what Kubernetes
+# can read, and the manifests too.
+#   scripts/helm.sh
+#   HELM   the program; default: helm on the PATH, else built from scripts/helm/go.mod (some minutes, once)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+chart=packaging/helm/tidegate
+helm=${HELM:-$(command -v helm || true)}
+if [ -z "$helm" ]; then
+	helm=$PWD/out/tools/helm
+	mkdir -p out/tools
+	[ -x "$helm" ] || (cd scripts/helm && GOWORK=off go build -o "$helm" helm.sh/helm/v3/cmd/helm) || { echo "skipped: helm: it cannot be built here"; exit 0; }
+fi
+t=$(mktemp -d)
+trap 'rm -rf "$t"' EXIT
+
+"$helm" lint --strict $chart >"$t/lint" || { cat "$t/lint"; exit 1; }
+render() { "$helm" template gate $chart "$@" >"$t/out.yaml" || { echo "FAILED: render $*"; exit 1; }; }
+has() { grep -qF -- "$1" "$t/out.yaml" || { echo "FAILED: no $1"; exit 1; }; }
+hasnt() { if grep -qF -- "$1" "$t/out.yaml"; then echo "FAILED: $1"; exit 1; fi; }
+
+render
+has 'image: "tidegate:latest"'; has 'replicas: 1'; has 'readOnlyRootFilesystem: true'; has 'targetPort: https'; hasnt provision
+render --set provision=site --set service.https=0 --set environment=secrets --set image.repository=r.example/t --set image.tag=1.2.3 --set persistence.storageClass=fast
+has '--provision=/provision'; has 'secretName: site'; has 'name: secrets'; has 'image: "r.example/t:1.2.3"'; has 'storageClassName: fast'; hasnt 'targetPort: https'
+if "$helm" template gate $chart --set replicas=2 >/dev/null 2>&1; then echo "FAILED: an unknown value was taken"; exit 1; fi
+if "$helm" template gate $chart --set service.http=70000 >/dev/null 2>&1; then echo "FAILED: a port beyond 65535 was taken"; exit 1; fi
+echo "ok   chart: lint, three renderings, unknown values refused"
