@@ -79,7 +79,7 @@ export function bundles() {
     return (share) => { bar.value = share; put(text, share < 1 ? `${bytes(file.size * share)} of ${bytes(file.size)} sent` : 'the device is checking it…'); };
   }
 
-  const refused = (o) => `${o.code ? o.code + ': ' : ''}${o.detail || o.error || 'refused'}`;
+  function refused(o) { return `${o.code ? o.code + ': ' : ''}${o.detail || o.error || 'refused'}`; }
 
   async function plan(file) {
     busy = true;
