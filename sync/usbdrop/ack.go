@@ -2,6 +2,8 @@ package usbdrop
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"strconv"
 
 	"tidegate/policy/refusal"
@@ -15,21 +17,13 @@ func number(n uint64) string { return strconv.FormatUint(n, 10) }
 // ownAck opens the ack for this device, if there is one. Those of other devices, on a stick
 // that goes round, are not looked at.
 func (v *visit) ownAck() []*file {
-	dir, err := v.s.hasFolder(ackFolder)
-	if err != nil || !dir {
-		return nil
-	}
 	name := ackFolder + "/" + v.p.o.Device.String() + ".tideack"
-	all, _, err := v.s.list(ackFolder)
-	if err != nil {
-		return nil
-	}
-	for _, e := range all {
-		if e.Skip == "" && ackFolder+"/"+e.Name == name {
-			if f, err := v.s.open(name, sniffBytes); err == nil {
-				return []*file{f}
-			}
-		}
+	f, err := v.s.open(name, sniffBytes)
+	switch {
+	case err == nil:
+		return []*file{f}
+	case !errors.Is(err, fs.ErrNotExist):
+		v.v.add(unread(name, err))
 	}
 	return nil
 }

@@ -270,9 +270,8 @@ func (f *filling) Write(p []byte) (int, error) {
 	return f.w.Write(p)
 }
 
-// G5 of the link, over sticks: two of them, each a FAT image, carry a whole round. The files go
-// into the first image, come out of it at the device, and back into it; the second image brings
-// the ack.
+// Two sticks, each a FAT image, carry a whole round. The files go into the first image,
+// come out of it at the device, and back into it; the second image brings the ack.
 func TestTwoSticksAsFATImages(t *testing.T) {
 	for _, tool := range []string{"mkfs.vfat", "mcopy"} {
 		if _, err := exec.LookPath(tool); err != nil {

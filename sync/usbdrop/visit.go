@@ -200,7 +200,7 @@ func (v *visit) candidates() []*file {
 	for _, dir := range []string{topFolder, tideFolder} {
 		all, more, err := v.s.list(dir)
 		if err != nil {
-			v.v.add(Item{File: dir, Report: intake.Report{Source: source, Object: dir, Word: wordOf(err), Detail: err.Error(), Hint: refusal.Hint(err)}})
+			v.v.add(unread(dir, err))
 			return nil
 		}
 		tooMany = tooMany || more
@@ -228,12 +228,19 @@ func (v *visit) candidates() []*file {
 	for _, name := range names {
 		f, err := v.s.open(name, sniffBytes)
 		if err != nil {
-			v.v.add(Item{File: shown(name), Report: intake.Report{Source: source, Object: shown(name), Word: wordOf(err), Detail: err.Error(), Hint: refusal.Hint(err)}})
+			v.v.add(unread(name, err))
 			continue
 		}
 		files = append(files, f)
 	}
 	return files
+}
+
+// unread is a name on the stick that could not be read.
+func unread(name string, err error) Item {
+	return Item{File: shown(name), Report: intake.Report{
+		Source: source, Object: shown(name), Phase: intake.Rejected, Word: wordOf(err), Detail: err.Error(), Hint: refusal.Hint(err),
+	}}
 }
 
 // likely is 0 for a name that looks like a file of ours, else 1: it only orders.
