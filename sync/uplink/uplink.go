@@ -197,12 +197,17 @@ func (d *Drain) Run(ctx context.Context, sink Sink) error {
 			f.leave(len(p.Bytes))
 			return context.Cause(ctx)
 		}
-		f.group.Go(func() {
+		send := func() {
 			defer f.leave(len(p.Bytes))
 			if err := sink.Send(ctx, *p); err != nil {
 				cancel(fmt.Errorf("send %s: %w", p, err))
 			}
-		})
+		}
+		if p.Kind == LossParcel { // what follows it must not overtake it
+			send()
+			continue
+		}
+		f.group.Go(send)
 	}
 	return context.Cause(ctx)
 }
