@@ -308,8 +308,10 @@ func TestALateWillDoesNotBuryANewerBirth(t *testing.T) {
 		if !w.online(d.ID) {
 			t.Error("a will of another connection took the device away")
 		}
-		w.link.Cut()
+		w.link.Down() // and it stays away
 		w.until("the will of this connection", 10*time.Minute, func() bool { return !w.online(d.ID) })
+		w.link.Up()
+		w.until("the next birth", time.Hour, func() bool { return w.online(d.ID) })
 	})
 }
 
