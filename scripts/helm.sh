@@ -26,4 +26,11 @@ render --set provision=site --set service.https=0 --set environment=secrets --se
 has '--provision=/provision'; has 'secretName: site'; has 'name: secrets'; has 'image: "r.example/t:1.2.3"'; has 'storageClassName: fast'; hasnt 'targetPort: https'
 if "$helm" template gate $chart --set replicas=2 >/dev/null 2>&1; then echo "FAILED: an unknown value was taken"; exit 1; fi
 if "$helm" template gate $chart --set service.http=70000 >/dev/null 2>&1; then echo "FAILED: a port beyond 65535 was taken"; exit 1; fi
-echo "ok   chart: lint, three renderings, unknown values refused"
+# The plain manifests, read by the same reader.
+mkdir -p "$t/plain/templates"
+printf 'apiVersion: v2\nname: plain\nversion: 0.0.0\n' >"$t/plain/Chart.yaml"
+cp packaging/kubernetes/*.yaml "$t/plain/templates/"
+"$helm" template plain "$t/plain" >"$t/out.yaml" || { echo "FAILED: packaging/kubernetes"; exit 1; }
+[ "$(grep -c '^kind: StatefulSet' "$t/out.yaml")" = 3 ] || { echo "FAILED: packaging/kubernetes: not three stateful sets"; exit 1; }
+[ "$(grep -c 'readOnlyRootFilesystem: true' "$t/out.yaml")" = 4 ] || { echo "FAILED: packaging/kubernetes: a writable root"; exit 1; }
+echo "ok   chart: lint, renderings, unknown values refused; manifests read"

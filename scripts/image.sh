@@ -11,7 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 skip() { echo "skipped: image: $*"; exit 0; }
 tools=(qemu-system-aarch64 mkimage mksquashfs mcopy sfdisk python3)
-if ! command -v "${tools[@]}" >/dev/null || [ ! -e /usr/lib/u-boot/qemu_arm64/u-boot.bin ]; then
+have() { local c; for c; do command -v "$c" >/dev/null || return 1; done; }
+if ! have "${tools[@]}" || [ ! -e /usr/lib/u-boot/qemu_arm64/u-boot.bin ]; then
 	[ "$(id -u)" = 0 ] || skip "needs qemu-system-arm u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk"
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-arm ipxe-qemu \
 		u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk e2fsprogs python3 >/dev/null || skip "QEMU cannot be installed"
