@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -230,9 +231,9 @@ func (a *API) stored(v *CallsView, s *search, before time.Time, limit int) error
 				found = append(found, c)
 			}
 		}
-		for i := len(found) - 1; i >= 0 && len(v.Calls) < limit; i-- {
-			v.Calls = append(v.Calls, found[i])
-		}
+		// A batch is not in order of time: each core hands in its own calls.
+		slices.SortStableFunc(found, func(x, y CallView) int { return y.Time.Compare(x.Time) })
+		v.Calls = append(v.Calls, found[:min(len(found), limit-len(v.Calls))]...)
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ export function bundles() {
       const place = (title, x, cls, text) => x && h('section', { class: 'card', 'aria-label': title }, h('h2', {}, title, text && pill(cls, text)), h('div', { class: 'big' }, String(x.seq), ' ', h('small', {}, [x.name, x.version].filter(Boolean).join(' '))),
         facts([['for', `${x.product}/${x.channel}`], ['digest', h('span', { class: 'mono' }, short(x.digest))], ['expires', x.expires ? x.expires.slice(0, 10) : 'never']]), x.damaged && h('p', { class: 'text-bad' }, 'damaged on disk'));
       const s = b.serving, good = b.last_known_good;
+      const older = b.older?.digest !== s?.digest ? b.older : undefined;
       const trial = b.state === 'trial';
       const first = place('Serving', s, trial ? 'warn' : 'good', trial ? 'on trial' : 'confirmed');
       if (first && trial) {
@@ -43,10 +44,10 @@ export function bundles() {
       }
       if (first && isAdmin()) {
         first.append(h('div', { class: 'actions' }, trial && h('button', { type: 'button', id: 'confirm', onclick: () => decide('confirm', 'Confirm this bundle?', `Bundle ${s.seq} stays from now on, without waiting for the end of its trial.`, 'Confirm') }, 'Confirm now'),
-          (trial ? good : b.older) && h('button', { type: 'button', id: 'rollback', class: 'danger', onclick: () => decide('rollback', 'Go back to the bundle before?', `Bundle ${(trial ? good : b.older).seq} serves at once. Calls in flight finish; limits and records stay.`, 'Roll back') }, 'Roll back')));
+          (trial ? good : older) && h('button', { type: 'button', id: 'rollback', class: 'danger', onclick: () => decide('rollback', 'Go back to the bundle before?', `Bundle ${(trial ? good : older).seq} serves at once. Calls in flight finish; limits and records stay.`, 'Roll back') }, 'Roll back')));
       }
       put(places, first ?? h('section', { class: 'card' }, h('h2', {}, 'Serving'), h('p', {}, b.state === 'none' ? 'No bundle yet: every call is answered 503.' : 'Safe mode: no stored bundle loads.')),
-        trial && place('Last known good', good), place('Before it', b.older));
+        trial && place('Last known good', good), place('Before it', older));
     }
     const el = document.getElementById('left');
     if (el) put(el, span(left));
