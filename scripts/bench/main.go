@@ -59,7 +59,7 @@ func run(args []string) error {
 	f.BoolVar(&o.full, "full", false, "everything: TLS, new connections, 64 KiB, a fifth of a core, growth")
 	f.StringVar(&o.only, "only", "", "parts to run, with commas: "+strings.Join(partNames(), ", "))
 	f.IntVar(&o.rounds, "rounds", 0, "rounds of each measurement (default 3, with -full 5)")
-	f.DurationVar(&o.time, "time", 0, "time of one measurement (default 2s, with -full 5s)")
+	f.DurationVar(&o.time, "time", 0, "time of one measurement (default 1.5s, with -full 5s)")
 	f.DurationVar(&o.warm, "warm", 500*time.Millisecond, "warm-up of one measurement")
 	f.DurationVar(&o.soak, "soak", 20*time.Minute, "time of the part soak")
 	if err := f.Parse(args); err != nil {

@@ -55,7 +55,7 @@ func newWorld(o options) (_ *world, err error) {
 		w.rounds = map[bool]int{false: 3, true: 5}[o.full]
 	}
 	if w.time == 0 {
-		w.time = map[bool]time.Duration{false: 2 * time.Second, true: 5 * time.Second}[o.full]
+		w.time = map[bool]time.Duration{false: 1500 * time.Millisecond, true: 5 * time.Second}[o.full]
 	}
 	if err := raiseFiles(); err != nil {
 		return nil, err
