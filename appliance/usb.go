@@ -28,6 +28,9 @@ func (a *App) openSticks() error {
 		Volumes: watcher, Desk: a.desk, Queue: a.events,
 		Now: a.time.clock.Best, Lines: a.lastLines, Log: a.log.With("part", "usb"), Tell: a.showStick(),
 	}
+	if a.link != nil {
+		o.WentOut = a.link.WentOut
+	}
 	if c.Release == "written" {
 		o.Release = usbdrop.WhenWritten
 	}

@@ -190,6 +190,9 @@ func (s *session) sendStatus(ctx context.Context) error {
 // Status returns the signed status of the device as a message that a stick can carry too.
 func (c *Client) Status() ([]byte, error) { return c.statusMessage(message.Token{}) }
 
+// WentOut notes that batches up to cur left the device on a stick, so that an ack of them counts.
+func (c *Client) WentOut(cur events.Cursor) { c.drain.WentOut(cur) }
+
 func (c *Client) statusMessage(nonce message.Token) ([]byte, error) {
 	m := Describe(c.o.Desk.Status(), c.o.Clock.Now(), c.o.Queue.Status())
 	m.Boot, m.Nonce, m.Version = c.o.BootID, nonce, cut(c.o.Version, 64)

@@ -274,6 +274,17 @@ func (d *Drain) Acknowledge(b []byte) (*message.Ack, error) {
 	return a, nil
 }
 
+// WentOut notes that batches up to c left the device another way, on a stick: a collector that
+// has them may acknowledge them here, though this drain has not sent them.
+func (d *Drain) WentOut(c events.Cursor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.look(time.Now())
+	if l := d.laneOf(c.Epoch); l != nil {
+		l.reach = max(l.reach, c.Seq)
+	}
+}
+
 // take applies an ack. All of it is judged before any of it is done.
 func (d *Drain) take(a *message.Ack) error {
 	d.mu.Lock()

@@ -50,7 +50,7 @@ func (v *visit) takeAck(f *file) error {
 	if err != nil {
 		return err
 	}
-	a, err := v.p.acks.Acknowledge(all[0])
+	a, err := v.p.acks().Acknowledge(all[0])
 	if err != nil {
 		return err
 	}

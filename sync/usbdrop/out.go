@@ -257,6 +257,9 @@ func (f *batchFile) write() (more bool, err error) {
 		return false, err
 	}
 	f.v.v.Wrote = append(f.v.v.Wrote, name)
+	if f.first != 0 {
+		f.v.p.o.WentOut(f.cur)
+	}
 	if f.v.p.o.Release == WhenWritten {
 		return more, f.release()
 	}

@@ -12,11 +12,13 @@ import (
 	"testing"
 
 	"tidegate/policy/refusal"
+	"tidegate/store/events"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"tidegate/sync/uplink"
 )
 
 // written returns the names of what lies in the device's folder of a stick, sorted.
@@ -102,6 +104,50 @@ func TestARoundWithAnOffice(t *testing.T) {
 		if strings.HasSuffix(name, ".part") {
 			t.Errorf("%s is left", name)
 		}
+	}
+}
+
+// Round after round, in one life of the device: each ack counts, however far the queue has come.
+func TestManyRounds(t *testing.T) {
+	w := newWorld(t, nil)
+	dir, office := w.stick(map[string][]byte{"tide/out/x": nil}), w.office()
+	for n := range 4 {
+		w.calls(1500, uint64(n))
+		w.want(w.insert(dir), Accepted, "")
+		_, err := office.From(t.Context(), dir)
+		check(t, err)
+		v := w.insert(dir)
+		w.want(v, Accepted, "")
+		if w.waiting() != 0 {
+			t.Fatalf("round %d: %d wait\n%s", n, w.waiting(), lines(v))
+		}
+	}
+}
+
+// What went out on a stick may be acknowledged over the link, which never sent it.
+func TestAStickThatTheLinkAcknowledges(t *testing.T) {
+	var link *uplink.Drain
+	w := newWorld(t, func(o *Options) { o.WentOut = func(c events.Cursor) { link.WentOut(c) } })
+	link = w.port.acks()
+	ack := func() error {
+		a := &message.Ack{Device: w.device.ID}
+		for _, c := range w.device.Queue.Status().Classes {
+			a.Marks = append(a.Marks, message.Mark{Epoch: c.Epoch, UpTo: c.Head, Also: []uint64{}})
+		}
+		b, err := w.fleet.Signer(trust.RoleCollector).Ack(a, mqttsynctest.Issued)
+		check(t, err)
+		_, err = link.Acknowledge(b)
+		return err
+	}
+	check(t, ack())
+	w.calls(1500, 1)
+	if err := ack(); !refusal.Is(err, refusal.Limit) {
+		t.Fatalf("an ack of what went out nowhere: %v", err)
+	}
+	w.want(w.insert(w.stick(map[string][]byte{"tide/out/x": nil})), Accepted, "")
+	check(t, ack())
+	if st := w.device.Queue.Status(); st.Classes[0].Count+st.Classes[1].Count != 0 {
+		t.Errorf("batches wait: %+v", st)
 	}
 }
 

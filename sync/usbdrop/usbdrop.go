@@ -21,6 +21,7 @@ import (
 
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
+	"tidegate/store/events"
 	"tidegate/sync/envelope"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"
@@ -81,6 +82,9 @@ type Options struct {
 	// Status returns the signed status of the device, Enrol its request as a file; nil: none.
 	Status func() ([]byte, error)
 	Enrol  func() ([]byte, error)
+	// WentOut is called when batches up to a cursor are on a stick: the fleet may acknowledge them
+	// another way. May be nil.
+	WentOut func(events.Cursor)
 	// Lines returns the last lines of the log; nil: none.
 	Lines func(n int) []string
 	// Tell is called with what is known, more than once per stick: for a LED, a console. It
@@ -94,7 +98,6 @@ type Options struct {
 type Port struct {
 	o     Options
 	log   *slog.Logger
-	acks  *uplink.Drain // only for what it knows of acks
 	again time.Duration // between tries of what met a desk that was taken
 }
 
@@ -114,15 +117,22 @@ func New(o Options) (*Port, error) {
 	if o.Tell == nil {
 		o.Tell = func(Verdict) {}
 	}
+	if o.WentOut == nil {
+		o.WentOut = func(events.Cursor) {}
+	}
 	if o.Open == nil {
 		o.Open = openVolume
 	}
-	p := &Port{o: o, log: o.Log, again: retryEvery}
-	p.acks = uplink.New(uplink.Options{
-		Queue: o.Queue, Device: o.Device, Trust: o.Desk.Trust, Floor: func() uint64 { return o.Desk.Floor().Unix },
-		Now: o.Now, Plain: o.Plain, Log: o.Log,
+	return &Port{o: o, log: o.Log, again: retryEvery}, nil
+}
+
+// acks returns what believes acks. It is made for each: any batch that the queue holds now may
+// have been on a stick, whoever wrote it and in whichever life of this program.
+func (p *Port) acks() *uplink.Drain {
+	return uplink.New(uplink.Options{
+		Queue: p.o.Queue, Device: p.o.Device, Trust: p.o.Desk.Trust, Floor: func() uint64 { return p.o.Desk.Floor().Unix },
+		Now: p.o.Now, Plain: p.o.Plain, Log: p.o.Log,
 	})
-	return p, nil
 }
 
 func openVolume(v media.Volume) (Folder, error) {
