@@ -101,7 +101,7 @@ func checkPages(tx *bolt.Tx) error {
 	var first error
 	for err := range tx.Check() { // to its end: the sender waits for us
 		if first == nil {
-			first = fmt.Errorf("%w: %v", ErrCorrupt, err)
+			first = fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 	}
 	return first
@@ -264,7 +264,7 @@ func (c checker) run(ctx context.Context, path string) error {
 	case exitDamaged:
 		return fmt.Errorf("%s: %w: %s", name, ErrCorrupt, strings.TrimPrefix(out.String(), ErrCorrupt.Error()+": "))
 	}
-	return fmt.Errorf("%s: %w: the check ended with %v: %s", name, ErrCorrupt, err, out.String())
+	return fmt.Errorf("%s: %w: the check ended with %w: %s", name, ErrCorrupt, err, out.String())
 }
 
 // tail keeps the first line of what a child says, cut.

@@ -51,7 +51,7 @@ func (a *API) apply(w http.ResponseWriter, r *http.Request) error {
 	}
 	verdict, err := a.d.Desk.Wait(r.Context(), report.Digest)
 	if err != nil {
-		return nil // the client is gone; the trial goes on without it
+		return nil //nolint:nilerr // the client is gone; the trial goes on without it
 	}
 	verdict.Object = report.Object
 	line(w, verdict, true)

@@ -52,13 +52,6 @@ func (t *TrafficRow) add(o *gateway.OpStats) {
 	}
 }
 
-func (t *TrafficRow) calls() (n uint64) {
-	for _, c := range t.Answers {
-		n += c
-	}
-	return n
-}
-
 func (a *API) traffic(w http.ResponseWriter, r *http.Request) error {
 	s := a.d.Status()
 	v := TrafficView{At: s.Uptime, Started: s.Since, InFlight: s.Calls.InFlight, Bounds: gateway.Bounds[:], Rows: []TrafficRow{}, Faults: map[string]uint64{}}

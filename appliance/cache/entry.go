@@ -21,7 +21,7 @@ type Entry struct {
 	// authorized: a credential or a cookie went to the backend, which allowed to keep the answer.
 	authorized bool
 
-	vary   []wire.Field // names of Vary with the values of the request it was made for
+	vary []wire.Field // names of Vary with the values of the request it was made for
 
 	stored time.Duration // powered-on time at which it came
 	age    time.Duration // it had then

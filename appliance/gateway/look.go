@@ -149,14 +149,14 @@ func (c *call) relayRest(resp *wire.Response, first []byte) error {
 	x := c.metered()
 	if err := x.Start(c.status, c.header, resp.Length); err != nil {
 		c.x.Abort()
-		return nil
+		return nil //nolint:nilerr // the client is gone
 	}
 	buf := make([]byte, blockBytes)
 	for p := first; ; {
 		if len(p) > 0 {
 			if _, err := x.Write(p); err != nil {
 				c.x.Abort()
-				return nil
+				return nil //nolint:nilerr // the client is gone
 			}
 		}
 		n, err := resp.Body.Read(buf)
@@ -167,7 +167,7 @@ func (c *call) relayRest(resp *wire.Response, first []byte) error {
 		}
 		if err != nil {
 			c.x.Abort()
-			return nil
+			return nil //nolint:nilerr // the answer has begun: breaking off is all that is left
 		}
 	}
 }
@@ -241,12 +241,12 @@ func (c *call) reply(status int, body []byte) error {
 	}
 	if err := x.Start(status, c.header, length); err != nil {
 		c.x.Abort()
-		return nil
+		return nil //nolint:nilerr // the client is gone
 	}
 	if !silent && len(body) > 0 {
 		if _, err := x.Write(body); err != nil {
 			c.x.Abort()
-			return nil
+			return nil //nolint:nilerr // the answer has begun: breaking off is all that is left
 		}
 	}
 	if err := done(); err != nil {

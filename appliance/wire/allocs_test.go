@@ -151,7 +151,7 @@ func BenchmarkIdleConnections(b *testing.B) {
 				}
 				_, _ = c.Read(buf)
 				_, _ = c.Write([]byte("ok"))
-				held = append(held, c)
+				held = append(held, c) //nolint:staticcheck // keeps them open
 			}
 		}()
 		return ln.Addr().String()

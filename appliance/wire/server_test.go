@@ -316,7 +316,7 @@ func TestClientAddressAndIDComeFromTrustedProxiesOnly(t *testing.T) {
 			t.Errorf("got %q, want a new id", got)
 		}
 	}
-	if id(wary, "") == id(wary, "") {
+	if first, second := id(wary, ""), id(wary, ""); first == second {
 		t.Error("two calls share an id")
 	}
 }

@@ -115,8 +115,8 @@ func (cc *clientConn) bodyFault(err error) error {
 // answered tries, after a failed write, to read an answer that the backend gave without
 // reading the whole request, such as 413. The connection is not kept.
 func (cc *clientConn) answered(r *Request, err error) bool {
-	t, ok := err.(*TryError)
-	if !ok || t.Stage != StageWrite || !t.Sent || cc.interrupted.Load() {
+	var t *TryError
+	if !errors.As(err, &t) || t.Stage != StageWrite || !t.Sent || cc.interrupted.Load() {
 		return false
 	}
 	cc.keep = false

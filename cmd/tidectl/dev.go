@@ -75,7 +75,6 @@ type dev struct {
 	backend *demoBackend
 	sock    string
 	api     string // URL of the API listener
-	admin   string
 }
 
 func (d *dev) run(ctx context.Context) error {
@@ -94,7 +93,7 @@ func (d *dev) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(tmp)
+		defer os.RemoveAll(tmp) //nolint:errcheck // a temporary folder
 		d.data = tmp
 	}
 	if d.demo {
@@ -536,7 +535,7 @@ func (d *dev) fingerprint(*project.Project) string {
 	w := bufio.NewWriter(&b)
 	_ = filepath.WalkDir(d.dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // a file that went away between two looks is a change by itself
+			return nil //nolint:nilerr // a file that went away between two looks is a change by itself
 		}
 		if e.IsDir() {
 			if strings.HasPrefix(e.Name(), ".") && path != d.dir {

@@ -156,9 +156,9 @@ func (r *rig) recorded() (ids map[string]bool, dropped int) {
 	ids = map[string]bool{}
 	for line := range strings.Lines(r.ask("GET", "/v1/events", nil)) {
 		var e struct {
-			ID     string `json:"request_id"`
-			Loss   string `json:"loss"`
-			Calls  int    `json:"calls"`
+			ID    string `json:"request_id"`
+			Loss  string `json:"loss"`
+			Calls int    `json:"calls"`
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			r.t.Fatalf("%v in %q", err, line)
@@ -256,7 +256,8 @@ func TestKilledUnderLoadAdmitsNeverMore(t *testing.T) {
 	r.ask("POST", "/v1/apply?name=test.tide", bytes.NewReader(fleet.Bundle(t, set, nil)))
 	r.ask("POST", "/v1/confirm", nil)
 
-	durable, exported := map[string]bool{}, 0
+	var durable map[string]bool
+	exported := 0
 	var starts []time.Duration
 	for range kills {
 		load := newLoad("http://"+r.port, all)

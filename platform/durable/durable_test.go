@@ -119,7 +119,7 @@ func TestClassify(t *testing.T) {
 		{io.EOF, Other},
 		{&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, Full},
 		{fmt.Errorf("a: %w", syscall.EDQUOT), Full},
-		{fmt.Errorf("file resize error: %s", syscall.ENOSPC), Full}, // as bbolt says it
+		{errors.New("file resize error: " + syscall.ENOSPC.Error()), Full}, // as bbolt says it
 		{&fs.PathError{Op: "open", Path: "x", Err: syscall.EROFS}, ReadOnly},
 		{syscall.EIO, Other},
 	} {

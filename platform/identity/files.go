@@ -105,12 +105,14 @@ func firstStart(dir string, o Options) (*Identity, error) {
 	} else if err := writeKey(filepath.Join(dir, reportFile), &pem.Block{Type: reportType, Bytes: report.Seed()}); err != nil {
 		return nil, err
 	}
-	if have, err := readSealing(filepath.Join(dir, sealingFile), own); err == nil {
-		sealing = have
-	} else if !errors.Is(err, errAbsent) {
+	switch _, err := readSealing(filepath.Join(dir, sealingFile), own); {
+	case err == nil: // an earlier start has come this far
+	case !errors.Is(err, errAbsent):
 		return nil, err
-	} else if err := writeSealing(filepath.Join(dir, sealingFile), sealing); err != nil {
-		return nil, err
+	default:
+		if err := writeSealing(filepath.Join(dir, sealingFile), sealing); err != nil {
+			return nil, err
+		}
 	}
 	id := IDOf(report.Public().(ed25519.PublicKey))
 	if err := durable.WriteFile(filepath.Join(dir, idFile), []byte(id.String()+"\n"), 0o644); err != nil {

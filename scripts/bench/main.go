@@ -44,7 +44,6 @@ type options struct {
 	rounds                int
 	time, warm            time.Duration
 	soak                  time.Duration
-	profile               string
 }
 
 func run(args []string) error {

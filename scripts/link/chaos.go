@@ -279,7 +279,6 @@ func (x *proxy) close() { _ = x.ln.Close(); x.cut() }
 type devices struct {
 	o      options
 	broker string
-	mu     sync.Mutex
 	lives  []life
 }
 

@@ -222,9 +222,6 @@ func TestTamperingIsNamed(t *testing.T) {
 				} else {
 					r.Prev = prev
 				}
-				if i == n && n > 1 {
-					prev = r.Prev
-				}
 				w, err := l.code.enc.Marshal(r.wire(r.N, r.Prev))
 				if err != nil {
 					return err

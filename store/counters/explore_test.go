@@ -12,7 +12,6 @@ import (
 type node struct {
 	parent int32
 	by     action
-	depth  int16
 }
 
 // explore visits every state within the bounds, breadth first. visit gets each edge; it

@@ -87,12 +87,6 @@ func (d *fakeDisk) apply(b Batch) {
 	d.head = &h
 }
 
-func (d *fakeDisk) clone() *fakeDisk {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return &fakeDisk{shards: maps.Clone(d.shards), touches: maps.Clone(d.touches), head: d.head}
-}
-
 // epoch is a Monday, midnight UTC, and a multiple of every window used in the tests.
 var epoch = time.Date(2026, time.January, 5, 0, 0, 0, 0, time.UTC)
 

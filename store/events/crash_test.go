@@ -127,7 +127,7 @@ func TestPowerCutAtEveryCommit(t *testing.T) {
 				cut.faults.At(at, fate)
 				cut.at = at
 				h := newHistory()
-				err := errors.New("not attached")
+				var err error
 				var l *events.Log
 				for l, err = events.Open(db, options()); err == nil && h.recorded < matrixSteps; {
 					err = h.step(t, l)

@@ -283,24 +283,22 @@ func (c *Collector) commitAll(ctx context.Context, verified <-chan *item, acks c
 	for {
 		first, ok := <-verified
 		if !ok || ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an end in order
 		}
 		group, size := []*item{first}, first.bytes
 		timer := time.NewTimer(commitEvery)
-		open := true
-		for open && size < commitBytes && len(group) < commitItems {
+	gather:
+		for size < commitBytes && len(group) < commitItems {
 			select {
 			case it, more := <-verified:
 				if !more {
-					open = false
-					break
+					break gather
 				}
 				group = append(group, it)
 				size += it.bytes
-				continue
 			case <-timer.C:
+				break gather
 			}
-			break
 		}
 		timer.Stop()
 		out, err := c.commit(ctx, group)

@@ -139,7 +139,7 @@ func (s *session) fetchOffers(ctx context.Context) error {
 		}
 		err := s.fetchOne(ctx, a, retry)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an end in order
 		}
 		again := refusal.Is(err, refusal.Busy)
 		if again && !sleep(ctx, busyAgain) {

@@ -20,9 +20,10 @@ type contribution struct {
 
 // What the device itself knows of the time.
 const (
-	own      RoleNumber = 0
-	ownBuild            = 0 // the program was built then
-	ownClock            = 1 // an operator said so, or a clock that the site vouches for
+	own RoleNumber = 0
+
+	ownBuild uint64 = 0 // the program was built then
+	ownClock uint64 = 1 // an operator said so, or a clock that the site vouches for
 )
 
 // Floor is the latest time that has passed for sure.

@@ -18,7 +18,7 @@ func BenchmarkPack(b *testing.B) {
 			b.ReportAllocs()
 			mix := eventstest.Mix(n, start, 1)
 			var builder batch.Builder
-			var bytes, batches int
+			var bytes, batches int //nolint:ineffassign // the last round counts
 			for b.Loop() {
 				bytes, batches = 0, 0
 				for i := range mix {
