@@ -92,6 +92,19 @@ func TestE8TheRightOneOfMany(t *testing.T) {
 	}
 }
 
+// E8: the newest is taken, wherever it comes in the order of names.
+func TestE8TheNewestIsTaken(t *testing.T) {
+	for _, names := range [][3]string{{"a.tide", "b.tide", "c.tide"}, {"b.tide", "c.tide", "a.tide"}, {"c.tide", "a.tide", "b.tide"}} {
+		w := newWorld(t, nil)
+		w.confirm(5)
+		v := w.insert(w.stick(map[string][]byte{names[0]: w.bundle(8, nil), names[1]: w.bundle(7, nil), names[2]: w.bundle(6, nil)}))
+		w.want(v, OnTrial, "")
+		if st := w.device.Desk.Status().Trial; st == nil || st.Seq != 8 {
+			t.Errorf("%v: on trial is %+v", names, st)
+		}
+	}
+}
+
 // What is refused leaves the device as it was, and a stick with nothing for it gets the word of
 // the file that came furthest.
 func TestTheWordOfTheBestCandidate(t *testing.T) {
