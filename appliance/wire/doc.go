@@ -39,11 +39,13 @@
 //
 // A [Client] writes the request and reads the response in the caller's goroutine
 // (try.go). Connections are kept last in, first out, and asked for an end or stray bytes
-// before use (pool.go). Its errors tell what a retry needs to know: [NeverSent], [Stale],
+// before use (pool.go); for a call without a body that question, the request and the wait for
+// its answer are one visit to the poller (visit.go). Its errors tell what a retry needs to know: [NeverSent], [Stale],
 // [BodyFault]. The context of a call cuts its backend connection directly (lifeline.go).
 //
 // # Blocks
 //
-// Blocks are wiped when they return to their pool (buffers.go). A fault in our arithmetic
+// Blocks are wiped when they return to their pool (buffers.go), and large ones are few: many
+// bodies at once go through small ones. A fault in our arithmetic
 // could then show a client zeros, but not another client's bytes.
 package wire
