@@ -122,6 +122,7 @@ func (t *teller) causes(e *jsonschema.ValidationError) {
 		}
 		list := make([]ranked, 0, len(e.Causes))
 		for i, c := range e.Causes {
+			t.settle(e, c)
 			r := ranked{e: c, rank: [2]int{keywordRank(c.ErrorKind), i}}
 			if len(c.InstanceLocation) > depth {
 				r.name = c.InstanceLocation[depth]
@@ -143,8 +144,37 @@ func (t *teller) causes(e *jsonschema.ValidationError) {
 		return
 	}
 	for _, c := range e.Causes {
+		t.settle(e, c)
 		t.tell(c)
 	}
+}
+
+// settle mends the place of an error about the name of a property: the library keeps a slice
+// there that it goes on writing to, so that another property's name may stand in it. The
+// schema says which property it is, where it is one of a listed object.
+func (t *teller) settle(parent, e *jsonschema.ValidationError) {
+	if _, ok := e.ErrorKind.(*kind.PropertyNames); !ok {
+		return
+	}
+	depth := len(e.InstanceLocation)
+	e.InstanceLocation = slices.Clone(parent.InstanceLocation)
+	at := strings.TrimSuffix(pointerOf(e), "/propertyNames")
+	if before, name, ok := cutLast(at, "/"); ok && depth == len(e.InstanceLocation)+1 && strings.HasSuffix(before, "/properties") {
+		e.InstanceLocation = append(e.InstanceLocation, unescape(name))
+	}
+}
+
+// cutLast cuts s around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// unescape undoes the escapes of a JSON pointer's token (RFC 6901 §4).
+func unescape(s string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(s)
 }
 
 // pointerOf returns the pointer of the schema whose keywords caused e.
