@@ -10,13 +10,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/intake"
+	"time"
 )
 
 // BenchmarkActivationUnderLoad activates a thousand bundles and has a thousand refused while

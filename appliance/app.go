@@ -18,8 +18,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/wire"
@@ -35,6 +33,7 @@ import (
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/usbdrop"
+	"time"
 )
 
 // Options are what a device is made with.

@@ -10,11 +10,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // TestSlowBodiesDoNotKeepOthersOut shows what clients can do that announce large bodies to be

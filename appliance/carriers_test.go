@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
 )
@@ -23,8 +22,12 @@ func TestCredentialsLeaveTheForwardedCall(t *testing.T) {
 	d := devicetest.Start(t, devicetest.Options{})
 	set := d.Fleet.API(t, s.URL, "/jwt", "/header", "/query", "/cookie", "/open")
 	a := &set.APIs[0]
-	a.Schemes = []policy.Scheme{{Kind: policy.OAuth2}, {Kind: policy.APIKey, In: policy.InHeader, Name: "X-API-Key"},
-		{Kind: policy.APIKey, In: policy.InQuery, Name: "api key"}, {Kind: policy.APIKey, In: policy.InCookie, Name: "sid"}}
+	a.Schemes = []policy.Scheme{
+		{Kind: policy.OAuth2},
+		{Kind: policy.APIKey, In: policy.InHeader, Name: "X-API-Key"},
+		{Kind: policy.APIKey, In: policy.InQuery, Name: "api key"},
+		{Kind: policy.APIKey, In: policy.InCookie, Name: "sid"},
+	}
 	for i := range 4 {
 		a.Operations[i].Security = []policy.Alternative{{{Scheme: uint32(i)}}}
 	}

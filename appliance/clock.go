@@ -2,16 +2,15 @@ package appliance
 
 import (
 	"context"
-	"time"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/platform/clock"
 	"tidegate/policy"
 	"tidegate/policy/throttle"
 	"tidegate/store"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // timekeeper is the trusted clock as the other packages see it.

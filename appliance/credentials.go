@@ -3,10 +3,6 @@ package appliance
 import (
 	"context"
 	"errors"
-	"time"
-
-	"golang.org/x/sync/semaphore"
-
 	"tidegate/appliance/admin"
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/introspect"
@@ -16,6 +12,9 @@ import (
 	"tidegate/policy/auth"
 	"tidegate/store"
 	"tidegate/store/audit"
+	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 var _ admin.Revoker = (*App)(nil)

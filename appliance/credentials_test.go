@@ -14,13 +14,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
-	"github.com/golang-jwt/jwt/v5"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 func TestRevokedCredentialStopsAtOnceAndAfterARestart(t *testing.T) {

@@ -10,13 +10,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
+	"time"
 )
 
 // backend answers with the path it was asked for.

@@ -15,14 +15,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
-
-	"github.com/golang-jwt/jwt/v5"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
 	"tidegate/policy/project"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // exampleSet loads a project of examples/, and fails on every finding but that something is
@@ -89,8 +88,10 @@ func TestExampleJWT(t *testing.T) {
 	d := devicetest.Start(t, devicetest.Options{Config: leading(map[string][]string{"readings": {url}}, nil)})
 	d.Apply(t, set)
 	sign := func(k *ecdsa.PrivateKey, kid string, change func(jwt.MapClaims)) string {
-		c := jwt.MapClaims{"iss": "https://login.plant.example", "aud": []string{"other", "readings"}, "sub": "ann", "exp": time.Now().Add(time.Hour).Unix(),
-			"azp": "panel-app", "scp": "read", "groups": []string{"plant/fitter"}, "jti": "1"}
+		c := jwt.MapClaims{
+			"iss": "https://login.plant.example", "aud": []string{"other", "readings"}, "sub": "ann", "exp": time.Now().Add(time.Hour).Unix(),
+			"azp": "panel-app", "scp": "read", "groups": []string{"plant/fitter"}, "jti": "1",
+		}
 		if change != nil {
 			change(c)
 		}

@@ -10,12 +10,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/gorilla/websocket"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy/project"
+
+	"github.com/gorilla/websocket"
 )
 
 // example runs a device with a project of examples/. The endpoint of a name leads to url, as an

@@ -17,10 +17,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // What a client sees of a backend that fails.
@@ -318,12 +317,21 @@ func TestTLSToBackends(t *testing.T) {
 		{"expired", certified(t, ca, []string{"localhost"}, time.Now().Add(-time.Hour), nil), policy.TLS{CAs: [][]byte{ca.cert.Raw}}, 502, broken},
 		{"expired, name not looked at", certified(t, ca, []string{"localhost"}, time.Now().Add(-time.Hour), nil), policy.TLS{CAs: [][]byte{ca.cert.Raw}, AnyName: true}, 502, broken},
 		{"not valid yet", certified(t, ca, []string{"localhost"}, time.Now().Add(400*time.Hour), nil), policy.TLS{CAs: [][]byte{ca.cert.Raw}}, 502, broken},
-		{"TLS 1.2 where 1.3 is asked", certified(t, ca, []string{"localhost"}, tomorrow, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }),
-			policy.TLS{CAs: [][]byte{ca.cert.Raw}, MinVersion: tls.VersionTLS13}, 502, broken},
-		{"TLS 1.2", certified(t, ca, []string{"localhost"}, tomorrow, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }),
-			policy.TLS{CAs: [][]byte{ca.cert.Raw}}, 200, "nobody TLS 1.2"},
-		{"TLS 1.1 only", certified(t, ca, []string{"localhost"}, tomorrow, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }),
-			policy.TLS{CAs: [][]byte{ca.cert.Raw}}, 502, broken},
+		{
+			"TLS 1.2 where 1.3 is asked", certified(t, ca, []string{"localhost"}, tomorrow, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }),
+			policy.TLS{CAs: [][]byte{ca.cert.Raw}, MinVersion: tls.VersionTLS13},
+			502, broken,
+		},
+		{
+			"TLS 1.2", certified(t, ca, []string{"localhost"}, tomorrow, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }),
+			policy.TLS{CAs: [][]byte{ca.cert.Raw}},
+			200, "nobody TLS 1.2",
+		},
+		{
+			"TLS 1.1 only", certified(t, ca, []string{"localhost"}, tomorrow, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }),
+			policy.TLS{CAs: [][]byte{ca.cert.Raw}},
+			502, broken,
+		},
 		{"plain HTTP where TLS is asked", "https://" + plain, policy.TLS{CAs: [][]byte{ca.cert.Raw}}, 502, broken},
 		{"no client certificate where one is asked", mutual, policy.TLS{CAs: [][]byte{ca.cert.Raw}}, 502, broken},
 	} {

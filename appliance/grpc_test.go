@@ -11,11 +11,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // frame is a message as gRPC frames it: not compressed, its length, its bytes.

@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"net"
-
 	"tidegate/platform/daemon"
 )
 

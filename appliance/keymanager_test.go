@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy/project"

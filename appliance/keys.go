@@ -16,12 +16,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/platform/durable"
 	"tidegate/platform/identity"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // reporter signs with the report key of the device (envelope.Signer).

@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
@@ -88,8 +87,10 @@ func TestHostileCORS(t *testing.T) {
 		w.Header().Set("Vary", "Accept")
 		fmt.Fprint(w, "hello")
 	}, []string{"/open", "/closed"}, func(set *policy.Set, a *policy.API) {
-		a.CORS = &policy.CORS{Origins: []string{"https://panel.example"}, Methods: []string{"GET", "POST"}, Headers: []string{"Content-Type"},
-			Expose: []string{"X-Total"}, Credentials: true, MaxAge: 600e9, Private: true}
+		a.CORS = &policy.CORS{
+			Origins: []string{"https://panel.example"}, Methods: []string{"GET", "POST"}, Headers: []string{"Content-Type"},
+			Expose: []string{"X-Total"}, Credentials: true, MaxAge: 600e9, Private: true,
+		}
 		open := *a
 		open.Name, open.BasePath = "any", "/any/1.0"
 		open.Operations = a.Operations[:1]
@@ -192,8 +193,10 @@ func TestHostileSchema(t *testing.T) {
 		{"good and chunked", "/1?limit=3", "application/json", good, []string{"Content-Length: no"}, 200, "/open/1?limit=3 " + good},
 		{"another type that is described", "/1", "text/csv", "a,b", nil, 200, "/open/1 a,b"},
 		{"nothing that is needed", "/1", "application/json", `{}`, nil, 400, told("#: required key [meter] not found, #: required key [value] not found, ")},
-		{"one missing, one unknown, one wrong", "/1", "application/json", `{"value":"1","x":1}`, nil, 400,
-			told("#: required key [meter] not found, #: extraneous key [x] is not permitted, #/value: expected type: Number, found: String, ")},
+		{
+			"one missing, one unknown, one wrong", "/1", "application/json", `{"value":"1","x":1}`, nil, 400,
+			told("#: required key [meter] not found, #: extraneous key [x] is not permitted, #/value: expected type: Number, found: String, "),
+		},
 		{"enum", "/1", "application/json", `{"meter":"m","value":1,"unit":"litre"}`, nil, 400, told("#/unit: litre is not a valid enum value, ")},
 		{"markup is escaped", "/1", "application/json", `{"meter":"m","value":1,"unit":"<b>\""}`, nil, 400, told(`#/unit: \u003cb\u003e\" is not a valid enum value, `)},
 		{"pattern", "/1", "application/json", `{"meter":"x","value":1}`, nil, 400, told("#/meter: string [x] does not match pattern ^m, ")},

@@ -15,11 +15,10 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // authority issues client certificates.

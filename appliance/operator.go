@@ -11,10 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
-
-	"golang.org/x/net/netutil"
-
 	"tidegate/appliance/accesslog"
 	"tidegate/appliance/admin"
 	"tidegate/appliance/gateway"
@@ -26,6 +22,9 @@ import (
 	"tidegate/store/events"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // An operator is what people see of a device: page, metrics, access log.

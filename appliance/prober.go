@@ -8,10 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"time"
-
 	"tidegate/store"
 	"tidegate/sync/bundle"
+	"time"
 )
 
 // prober asks the device about itself, through its own listeners (intake.Prober).

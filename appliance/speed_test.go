@@ -9,11 +9,10 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // fixedBackend answers every request with 1 KiB of JSON and allocates nothing.

@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"net"
 	"syscall"
-	"time"
-
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/store/events"
+	"time"
 )
 
 // healthyAfter is how long a device serves before its start counts as good.

@@ -6,14 +6,13 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/appliance/admin"
 	"tidegate/appliance/wire"
 	"tidegate/platform/host"
 	"tidegate/platform/memory"
 	"tidegate/store/events/batch"
 	"tidegate/sync/intake"
+	"time"
 )
 
 // Status says how the device is.

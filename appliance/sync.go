@@ -8,14 +8,13 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"time"
-
 	"tidegate/appliance/admin"
 	"tidegate/store"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/uplink"
+	"time"
 )
 
 // openLink makes the link to the fleet, where brokers are configured. Without keys of its own

@@ -6,12 +6,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"testing"
-	"time"
-
-	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/hooks/auth"
-	"github.com/mochi-mqtt/server/v2/listeners"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/platform/identity"
@@ -19,6 +13,11 @@ import (
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
+
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/hooks/auth"
+	"github.com/mochi-mqtt/server/v2/listeners"
 )
 
 // known is a fleet with one device.

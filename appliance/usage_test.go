@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/sync/apim"
 	"tidegate/sync/apim/apimtest"

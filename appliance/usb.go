@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"errors"
-
 	"tidegate/platform/media"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/message"
@@ -79,7 +78,7 @@ func (a *App) signedStatus() ([]byte, error) {
 	m := mqttsync.Describe(a.desk.Status(), a.time.clock.Now(), a.events.Status())
 	m.Boot, m.Version = a.o.Machine.BootID(), a.build.Version
 	st := a.desk.Trust()
-	var domain = [16]byte{}
+	domain := [16]byte{}
 	if root := st.Root(); root != nil {
 		domain = root.Domain
 	}

@@ -6,10 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
+	"time"
 )
 
 // A stick that is mounted while the device serves is looked into, by the mount table of this

@@ -13,12 +13,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"tidegate/appliance/devicetest"
+	"tidegate/policy"
 	"time"
 
 	"github.com/gorilla/websocket"
-
-	"tidegate/appliance/devicetest"
-	"tidegate/policy"
 )
 
 // echoSocket answers every message with itself, over a real WebSocket library.

@@ -4,7 +4,6 @@ import (
 	"runtime"
 	"testing"
 	"testing/fstest"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/policy/project"
 	"tidegate/policy/wso2"

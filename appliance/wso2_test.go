@@ -16,14 +16,12 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
-	"time"
-
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
-
 	"tidegate/policy/project"
 	"tidegate/policy/wso2"
 	"tidegate/sync/apim/apimtest"
+	"time"
 )
 
 // goldenProjects are what tidectl import wso2 makes of the example replies.
@@ -337,13 +335,19 @@ func TestErrorBodiesOfTheMicrogateway(t *testing.T) {
 		{"900901 expired", "GET", "/b/x", with(map[string]any{"exp": 1600000000}), 401, fault(900901, "Invalid Credentials", invalid)},
 		{"900901 audience", "GET", "/b/x", with(map[string]any{"aud": "another"}), 401, fault(900901, "Invalid Credentials", invalid)},
 		{"900902", "GET", "/b/x", "", 401, fault(900902, "Missing Credentials", "Missing Credentials. Make sure your API request provides required credentials")},
-		{"900907", "GET", "/b/x", with(map[string]any{"subscribedAPIs": nil, "consumerKey": "k-blocked"}), 401,
-			fault(900907, "The requested API is temporarily blocked", "The requested API is temporarily blocked")},
+		{
+			"900907", "GET", "/b/x", with(map[string]any{"subscribedAPIs": nil, "consumerKey": "k-blocked"}), 401,
+			fault(900907, "The requested API is temporarily blocked", "The requested API is temporarily blocked"),
+		},
 		{"900908", "GET", "/b/x", any1("Another", nil), 403, fault(900908, "Resource forbidden ", "Resource forbidden ")},
-		{"900909", "GET", "/b/x", with(map[string]any{"subscribedAPIs": nil, "consumerKey": "k-inactive"}), 401,
-			fault(900909, "The subscription to the API is inactive", "The subscription to the API is inactive")},
-		{"900910", "GET", "/b/scope", with(nil), 403,
-			fault(900910, "The access token does not allow you to access the requested resource", "The access token does not allow you to access the requested resource")},
+		{
+			"900909", "GET", "/b/x", with(map[string]any{"subscribedAPIs": nil, "consumerKey": "k-inactive"}), 401,
+			fault(900909, "The subscription to the API is inactive", "The subscription to the API is inactive"),
+		},
+		{
+			"900910", "GET", "/b/scope", with(nil), 403,
+			fault(900910, "The access token does not allow you to access the requested resource", "The access token does not allow you to access the requested resource"),
+		},
 		{"900911", "GET", "/b/basic", basic("fitter:wrong"), 401, fault(900911, "Invalid Credentials", "Invalid Credentials. Make sure you have given the correct username and password")},
 		{"900912", "GET", "/b/basic", basic("fitter"), 401, fault(900912, "Invalid Format", `Invalid Format. Make sure you have given the credentials in correct format with \":\" character`)},
 		{"900917", "GET", "/b/basic", with(nil), 401, fault(900917, "Invalid Authentication scheme", "Invalid Authentication scheme. API can not be used with this authentication scheme")},
@@ -354,10 +358,14 @@ func TestErrorBodiesOfTheMicrogateway(t *testing.T) {
 		{"900805", "GET", "/b/x", with(map[string]any{"sub": "blocked"}), 403, fault(900805, "Message blocked", "You have been blocked from accesing the resource")},
 		{"900806", "GET", "/b/x", with(map[string]any{"sub": "custom"}), 429, throttled(900806)},
 		{"900809", "GET", "/b/x", tier("Unheard"), 500, fault(900809, "Internal server error occured", "POLICY ENFORCEMENT ERROR")},
-		{"sandbox key", "GET", "/production/x", any1("ProductionOnly", map[string]any{"keytype": "SANDBOX"}), 403,
-			`{"ERROR_CODE":"900901", "ERROR_MESSAGE":"Sandbox key offered to the API with no sandbox endpoint"}`},
-		{"production key", "GET", "/sandbox/x", any1("SandboxOnly", nil), 403,
-			`{"ERROR_CODE":"900901", "ERROR_MESSAGE":"Production key offered to the API with no production endpoint"}`},
+		{
+			"sandbox key", "GET", "/production/x", any1("ProductionOnly", map[string]any{"keytype": "SANDBOX"}), 403,
+			`{"ERROR_CODE":"900901", "ERROR_MESSAGE":"Sandbox key offered to the API with no sandbox endpoint"}`,
+		},
+		{
+			"production key", "GET", "/sandbox/x", any1("SandboxOnly", nil), 403,
+			`{"ERROR_CODE":"900901", "ERROR_MESSAGE":"Production key offered to the API with no production endpoint"}`,
+		},
 		{"no path", "GET", "/b/nothing", with(nil), 404, notFound},
 		{"no API", "GET", "/nothing", "", 404, notFound},
 		{"method", "PUT", "/b/x", with(nil), 405, `{"code":405, "type":"Status report", "message":"Runtime Error", "description":"Method not allowed for given API resource"}`},

@@ -16,7 +16,7 @@ t=$(mktemp -d)
 trap 'rm -rf "$t"' EXIT
 
 "$helm" lint --strict $chart >"$t/lint" || { cat "$t/lint"; exit 1; }
-render() { "$helm" template gate $chart "$@" >"$t/out.yaml" || { echo "FAILED: render $*"; exit 1; }; }
+render() { "$helm" template --kube-version 1.31.0 gate $chart "$@" >"$t/out.yaml" || { echo "FAILED: render $*"; exit 1; }; }
 has() { grep -qF -- "$1" "$t/out.yaml" || { echo "FAILED: no $1"; exit 1; }; }
 hasnt() { if grep -qF -- "$1" "$t/out.yaml"; then echo "FAILED: $1"; exit 1; fi; }
 
@@ -24,13 +24,13 @@ render
 has 'image: "tidegate:latest"'; has 'replicas: 1'; has 'readOnlyRootFilesystem: true'; has 'targetPort: https'; hasnt provision
 render --set provision=site --set service.https=0 --set environment=secrets --set image.repository=r.example/t --set image.tag=1.2.3 --set persistence.storageClass=fast
 has '--provision=/provision'; has 'secretName: site'; has 'name: secrets'; has 'image: "r.example/t:1.2.3"'; has 'storageClassName: fast'; hasnt 'targetPort: https'
-if "$helm" template gate $chart --set replicas=2 >/dev/null 2>&1; then echo "FAILED: an unknown value was taken"; exit 1; fi
-if "$helm" template gate $chart --set service.http=70000 >/dev/null 2>&1; then echo "FAILED: a port beyond 65535 was taken"; exit 1; fi
+if "$helm" template --kube-version 1.31.0 gate $chart --set replicas=2 >/dev/null 2>&1; then echo "FAILED: an unknown value was taken"; exit 1; fi
+if "$helm" template --kube-version 1.31.0 gate $chart --set service.http=70000 >/dev/null 2>&1; then echo "FAILED: a port beyond 65535 was taken"; exit 1; fi
 # The plain manifests, read by the same reader.
 mkdir -p "$t/plain/templates"
 printf 'apiVersion: v2\nname: plain\nversion: 0.0.0\n' >"$t/plain/Chart.yaml"
 cp packaging/kubernetes/*.yaml "$t/plain/templates/"
-"$helm" template plain "$t/plain" >"$t/out.yaml" || { echo "FAILED: packaging/kubernetes"; exit 1; }
+"$helm" template --kube-version 1.31.0 plain "$t/plain" >"$t/out.yaml" || { echo "FAILED: packaging/kubernetes"; exit 1; }
 [ "$(grep -c '^kind: StatefulSet' "$t/out.yaml")" = 3 ] || { echo "FAILED: packaging/kubernetes: not three stateful sets"; exit 1; }
 [ "$(grep -c 'readOnlyRootFilesystem: true' "$t/out.yaml")" = 4 ] || { echo "FAILED: packaging/kubernetes: a writable root"; exit 1; }
 echo "ok   chart: lint, renderings, unknown values refused; manifests read"

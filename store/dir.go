@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 )

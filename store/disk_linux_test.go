@@ -7,11 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
+
+	"golang.org/x/sys/unix"
 )
 
 // mount gives the test a real file system of the size, in memory.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )

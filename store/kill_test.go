@@ -9,9 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
-
 	"tidegate/store"
+	"time"
 )
 
 const (

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/storetest"

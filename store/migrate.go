@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-
-	bolt "go.etcd.io/bbolt"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // A Migration brings a file from the schema To-1 to To. Do changes what the step is about;

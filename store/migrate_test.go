@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 	"tidegate/store"
 	"tidegate/store/storetest"
 )

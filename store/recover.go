@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )
@@ -25,8 +24,10 @@ const (
 	Unavailable              // cannot be used or made; reads as empty
 )
 
-var foundWords = [...]string{"sound", "made", "turned back by one transaction", "replaced by a fresh file",
-	"of a newer program, a fresh file beside it", "not usable"}
+var foundWords = [...]string{
+	"sound", "made", "turned back by one transaction", "replaced by a fresh file",
+	"of a newer program, a fresh file beside it", "not usable",
+}
 
 // String says it in words.
 func (f Found) String() string {

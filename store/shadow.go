@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )

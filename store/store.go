@@ -19,12 +19,11 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"tidegate/platform/durable"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-
-	"tidegate/platform/durable"
 )
 
 // Limits of one file, in bytes. The upper one keeps a file readable and growable on a

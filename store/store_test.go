@@ -9,13 +9,12 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
-
-	bolt "go.etcd.io/bbolt"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/storetest"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // TestMain lets the test program be its own child: the check of a file, and the writer

@@ -14,11 +14,10 @@ import (
 	"net/netip"
 	"strconv"
 	"sync/atomic"
-	"time"
-	"unicode/utf8"
-
 	"tidegate/appliance/wire"
 	"tidegate/store/events"
+	"time"
+	"unicode/utf8"
 )
 
 // A Format is the form of a line.

@@ -10,11 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/appliance/accesslog"
 	"tidegate/appliance/wire"
 	"tidegate/store/events"
+	"time"
 )
 
 // exchange is the part of a call that a log looks at.

@@ -12,12 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"tidegate/platform/durable"
+	"tidegate/policy/auth"
 	"time"
 
 	"golang.org/x/crypto/argon2"
-
-	"tidegate/platform/durable"
-	"tidegate/policy/auth"
 )
 
 // A Level is what somebody may do on the page.

@@ -7,11 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"tidegate/policy/auth"
 	"time"
 
 	"golang.org/x/sync/semaphore"
-
-	"tidegate/policy/auth"
 )
 
 func TestAccountsOutliveARestart(t *testing.T) {

@@ -9,11 +9,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // Recent keeps the newest calls in memory while somebody looks at them, so that the page

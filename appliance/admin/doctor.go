@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"time"
-
 	"tidegate/platform/host"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // A Finding is one thing that was looked at.

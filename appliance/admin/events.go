@@ -7,12 +7,11 @@ import (
 	"io"
 	"net/http"
 	"path"
-	"time"
-
 	"tidegate/platform/identity"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/export"
+	"time"
 )
 
 // readBatches is how many batches are read at a time: each is at most 60 KiB.

@@ -7,10 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"tidegate/appliance/gateway"
 
 	"github.com/VictoriaMetrics/metrics"
-
-	"tidegate/appliance/gateway"
 )
 
 // ownMetrics count what the API itself does. They have a set of their own: nothing is

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"tidegate/appliance/admin"
+	"tidegate/appliance/devicetest"
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-
-	"tidegate/appliance/admin"
-	"tidegate/appliance/devicetest"
 )
 
 var update = flag.Bool("update", false, "write openapi.json anew")
@@ -36,26 +35,36 @@ func operations() []operation {
 		{method: "GET", path: "/v1/status", summary: "How the device is", answer: admin.Status{}},
 		{method: "GET", path: "/v1/doctor", summary: "What was looked at, and what to do", answer: []admin.Finding{}},
 		{method: "GET", path: "/v1/apis", summary: "What is served", answer: []admin.APIView{}},
-		{method: "GET", path: "/v1/traffic", summary: "Counts since the start, of each API, or of each operation of one", answer: admin.TrafficView{},
-			query: [][2]string{{"api", "name of an API: its operations are counted one by one"}, {"version", "of that API"}}},
+		{
+			method: "GET", path: "/v1/traffic", summary: "Counts since the start, of each API, or of each operation of one", answer: admin.TrafficView{},
+			query: [][2]string{{"api", "name of an API: its operations are counted one by one"}, {"version", "of that API"}},
+		},
 		{method: "GET", path: "/v1/series", summary: "The last hour in steps of 10 s", answer: admin.SeriesView{}},
 		{method: "GET", path: "/v1/backends", summary: "Backends and breakers", answer: []admin.BackendView{}},
-		{method: "GET", path: "/v1/counters", summary: "Counts of limits", answer: []admin.CounterView{},
-			query: [][2]string{{"plan", "only this plan"}, {"sort", "plan, or share: the fullest first"}, {"limit", "at most this many; 10000"}}},
+		{
+			method: "GET", path: "/v1/counters", summary: "Counts of limits", answer: []admin.CounterView{},
+			query: [][2]string{{"plan", "only this plan"}, {"sort", "plan, or share: the fullest first"}, {"limit", "at most this many; 10000"}},
+		},
 		{method: "POST", path: "/v1/counters/reset", summary: "Set the counts of a key to zero", answer: struct {
 			Key   string `json:"key"`
 			Reset int    `json:"reset"`
 		}{}, query: [][2]string{{"key", "the key, or LEVEL:SUBJECT"}}},
 		{method: "GET", path: "/v1/history", summary: "The audit log, oldest first", answer: []admin.HistoryView{}, query: [][2]string{{"limit", "the newest N; 100, at most 1000"}}},
 		{method: "GET", path: "/v1/history/export", summary: "The audit log with chain and checkpoints", media: "application/vnd.tidegate.audit+cbor-seq"},
-		{method: "GET", path: "/v1/events", summary: "All recorded calls. They are flushed first", media: "application/x-ndjson",
-			query: [][2]string{{"format", "ndjson, csv or wso2"}, {"since", "RFC 3339 time"}, {"stream-version", "of wso2: 3.0.0, 3.1.0 or 3.2.0"}}},
-		{method: "GET", path: "/v1/calls", summary: "The newest calls that fit a search, newest first. Nothing is flushed", answer: admin.CallsView{},
-			query: [][2]string{{"q", "text in any field"}, {"api", "name of an API"}, {"status", "429, or 4xx"}, {"limit", "100, at most 1000"}}},
+		{
+			method: "GET", path: "/v1/events", summary: "All recorded calls. They are flushed first", media: "application/x-ndjson",
+			query: [][2]string{{"format", "ndjson, csv or wso2"}, {"since", "RFC 3339 time"}, {"stream-version", "of wso2: 3.0.0, 3.1.0 or 3.2.0"}},
+		},
+		{
+			method: "GET", path: "/v1/calls", summary: "The newest calls that fit a search, newest first. Nothing is flushed", answer: admin.CallsView{},
+			query: [][2]string{{"q", "text in any field"}, {"api", "name of an API"}, {"status", "429, or 4xx"}, {"limit", "100, at most 1000"}},
+		},
 		{method: "GET", path: "/v1/logs", summary: "The last lines of the log, oldest first", answer: []admin.LogLine{}, query: [][2]string{{"limit", "200, at most 512"}}},
 		{method: "POST", path: "/v1/plan", summary: "What apply would do with the file in the body", request: "application/octet-stream", answer: admin.Outcome{}, query: [][2]string{{"name", "of the file, for messages"}}},
-		{method: "POST", path: "/v1/apply", summary: "Take the file in the body in. A line for each step; the last one is final", request: "application/octet-stream", media: "application/x-ndjson",
-			query: [][2]string{{"name", "of the file, for messages"}, {"wait", "true: also wait for the verdict of the trial"}, {"retry", "true: also if it failed before"}}},
+		{
+			method: "POST", path: "/v1/apply", summary: "Take the file in the body in. A line for each step; the last one is final", request: "application/octet-stream", media: "application/x-ndjson",
+			query: [][2]string{{"name", "of the file, for messages"}, {"wait", "true: also wait for the verdict of the trial"}, {"retry", "true: also if it failed before"}},
+		},
 		{method: "POST", path: "/v1/confirm", summary: "Confirm the bundle on trial", answer: admin.Outcome{}},
 		{method: "POST", path: "/v1/rollback", summary: "Go back to the bundle before", answer: admin.Outcome{}},
 		{method: "GET", path: "/v1/revocations", summary: "How many revocations are in force beside those of the bundle", answer: admin.RevokedView{}},

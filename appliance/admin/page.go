@@ -11,9 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/store/audit"
+	"time"
 )
 
 // A PageOptions says how the admin listener is reached.

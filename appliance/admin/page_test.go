@@ -15,12 +15,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/appliance/admin"
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // serving is a device with a bundle, a plan that is spent, and calls of several outcomes.

@@ -8,9 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // maxRevocations bounds the body of one request: 100,000 of the longest usual names.

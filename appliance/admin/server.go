@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
-
 	"tidegate/appliance/gateway"
 	"tidegate/platform/logs"
 	"tidegate/policy/refusal"

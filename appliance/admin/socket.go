@@ -9,9 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"time"
-
 	"tidegate/platform/host"
+	"time"
 )
 
 type peerKey struct{}

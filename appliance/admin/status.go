@@ -3,12 +3,11 @@ package admin
 import (
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/platform/buildinfo"
 	"tidegate/sync/bundle"
 	"tidegate/sync/intake"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // Status is what a device says of itself. Its JSON form is interface: fields are added,

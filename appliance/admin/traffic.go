@@ -6,9 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"time"
-
 	"tidegate/appliance/gateway"
+	"time"
 )
 
 // TrafficView are the counts since the start. Rates are the difference of two of them.

@@ -15,9 +15,8 @@ import (
 	"container/list"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/appliance/wire"
+	"time"
 )
 
 // Bounds of one cache.

@@ -5,9 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/appliance/wire"
+	"time"
 )
 
 const second = time.Second

@@ -3,9 +3,8 @@ package cache
 import (
 	"net/http"
 	"strings"
-	"time"
-
 	"tidegate/appliance/wire"
+	"time"
 )
 
 // control is Cache-Control of a request or an answer (RFC 9111 §5.2). Seconds are -1 where a

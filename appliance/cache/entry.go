@@ -5,9 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/appliance/wire"
+	"time"
 )
 
 // An Entry is one stored answer. It is immutable, but for what the cache knows of its place.

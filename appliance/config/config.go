@@ -8,9 +8,8 @@ package config
 
 import (
 	"net/netip"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // Config is everything a device can be told. The tags are the keys of the file; the

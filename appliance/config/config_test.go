@@ -5,12 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"tidegate/appliance/config"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-
-	"tidegate/appliance/config"
 )
 
 const reference = "../../packaging/config/tidegate.toml"

@@ -10,10 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"tidegate/policy"
 
 	"github.com/pelletier/go-toml/v2"
-
-	"tidegate/policy"
 )
 
 // Prefix begins the name of every variable of the environment.

@@ -17,10 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
-
-	"github.com/golang-jwt/jwt/v5"
-
 	"tidegate/appliance"
 	"tidegate/appliance/config"
 	"tidegate/platform/clock"
@@ -31,6 +27,9 @@ import (
 	"tidegate/sync/intake"
 	"tidegate/sync/keyfile"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // Issuer is the issuer of the tokens that [Fleet.Token] makes.

@@ -4,10 +4,9 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // gate is the compiled conditional access of an API or operation.

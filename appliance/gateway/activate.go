@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-
 	"tidegate/policy"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"

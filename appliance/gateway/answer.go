@@ -5,13 +5,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/cors"
 	"tidegate/policy/fault"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // refuse answers with a fault. The client sees the fault, the log the reason.

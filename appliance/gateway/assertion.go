@@ -6,10 +6,9 @@ import (
 	"encoding/binary"
 	"hash"
 	"sync"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
+	"time"
 )
 
 // maxAssertions bounds the tokens for backends that are kept.

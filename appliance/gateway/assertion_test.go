@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"testing"
-
 	"tidegate/policy"
 )
 
@@ -11,8 +10,19 @@ func TestEveryFieldOfACallerMakesAnotherToken(t *testing.T) {
 	claims.Add("role", false, `"x"`, "x")
 	seen := map[[32]byte]int{}
 	for i, p := range []policy.Principal{
-		{}, {Subject: "a"}, {Tenant: "a"}, {KeyType: policy.Sandbox}, {ApplicationID: "a"}, {ApplicationName: "a"}, {ApplicationOwner: "a"},
-		{ApplicationPlan: "a"}, {ConsumerKey: "a"}, {SubscriptionPlan: "a"}, {Claims: claims}, {Subject: "ab"}, {Subject: "a", Tenant: "b"},
+		{},
+		{Subject: "a"},
+		{Tenant: "a"},
+		{KeyType: policy.Sandbox},
+		{ApplicationID: "a"},
+		{ApplicationName: "a"},
+		{ApplicationOwner: "a"},
+		{ApplicationPlan: "a"},
+		{ConsumerKey: "a"},
+		{SubscriptionPlan: "a"},
+		{Claims: claims},
+		{Subject: "ab"},
+		{Subject: "a", Tenant: "b"},
 	} {
 		k := assertionKey(&p, 0)
 		if before, twice := seen[k]; twice {

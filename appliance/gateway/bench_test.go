@@ -2,9 +2,8 @@ package gateway_test
 
 import (
 	"testing"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 const plainAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 41\r\n\r\n" + `{"id":1,"secret":"s","items":[1,2,3,4,5]}`

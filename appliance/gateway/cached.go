@@ -6,13 +6,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // errNotStored says that a client wanted a stored answer only.

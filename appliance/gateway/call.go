@@ -7,9 +7,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
-	"unsafe"
-
 	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
@@ -18,6 +15,8 @@ import (
 	"tidegate/policy/throttle"
 	"tidegate/policy/transform"
 	"tidegate/store/events"
+	"time"
+	"unsafe"
 )
 
 // A call is one request on its way through an edition. It is recycled: nothing that

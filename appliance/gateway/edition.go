@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-
 	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/policy"

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"

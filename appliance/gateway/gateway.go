@@ -17,8 +17,6 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/appliance/cache"
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
@@ -28,6 +26,7 @@ import (
 	"tidegate/policy/fault"
 	"tidegate/policy/throttle"
 	"tidegate/store/events"
+	"time"
 )
 
 // A Recorder takes the event of every call. It must not wait, and must not keep e.

@@ -14,15 +14,14 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/golang-jwt/jwt/v5"
-
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/throttle"
 	"tidegate/store/events"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // exchange is a call made of fields. It keeps the answer.
@@ -134,6 +133,7 @@ type counter struct{}
 func (counter) Take(_ context.Context, _ throttle.Instant, claims []throttle.Claim) (throttle.Verdict, error) {
 	return throttle.Verdict{Denied: -1, Tightest: 0, Remaining: 10, Reset: time.Minute}, nil
 }
+
 func (counter) Charge(context.Context, throttle.Instant, []throttle.Claim) (throttle.Verdict, error) {
 	return throttle.Verdict{Denied: -1, Tightest: -1}, nil
 }
@@ -221,8 +221,10 @@ func (i issuer) token(t testing.TB, claims jwt.MapClaims) string {
 func serve(t testing.TB, set *policy.Set, secrets map[string][]byte) (*gateway.Gateway, *clock, *recorder) {
 	t.Helper()
 	c, r := &clock{}, &recorder{}
-	g := gateway.New(gateway.Options{Clock: c, Counter: counter{}, Recorder: r, Tokens: 100, InFlight: 100, Responses: 1 << 20, CompressMin: 1 << 10,
-		TLSTime: func() time.Time { return time.Unix(1_800_000_000, 0).Add(c.boot) }})
+	g := gateway.New(gateway.Options{
+		Clock: c, Counter: counter{}, Recorder: r, Tokens: 100, InFlight: 100, Responses: 1 << 20, CompressMin: 1 << 10,
+		TLSTime: func() time.Time { return time.Unix(1_800_000_000, 0).Add(c.boot) },
+	})
 	t.Cleanup(g.Close)
 	e, err := g.Build(set, secrets)
 	if err != nil {
@@ -238,8 +240,10 @@ func apiSet(backend string, change func(*policy.API, *policy.Operation)) *policy
 		Format: policy.Format, Name: "test",
 		Endpoints: []policy.Endpoints{{Name: "a-1-production", Targets: []policy.Target{{URL: backend}}}},
 	}
-	api := policy.API{Name: "a", Version: "1", BasePath: "/a", Production: 1, Schemes: []policy.Scheme{{Kind: policy.OAuth2}},
-		Operations: []policy.Operation{{Method: "GET", Template: "/x/{id}"}}}
+	api := policy.API{
+		Name: "a", Version: "1", BasePath: "/a", Production: 1, Schemes: []policy.Scheme{{Kind: policy.OAuth2}},
+		Operations: []policy.Operation{{Method: "GET", Template: "/x/{id}"}},
+	}
 	if change != nil {
 		change(&api, &api.Operations[0])
 	}

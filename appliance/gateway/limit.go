@@ -2,13 +2,12 @@ package gateway
 
 import (
 	"errors"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/throttle"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // stallRetry is when a call may come again whose limit could not be made durable in time.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/fault"

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"strings"
-
 	"tidegate/appliance/wire"
 	"tidegate/platform/memory"
 	"tidegate/policy"

@@ -13,13 +13,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"tidegate/appliance/gateway"
+	"tidegate/policy"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-
-	"tidegate/appliance/gateway"
-	"tidegate/policy"
 )
 
 // backendOf runs h as a backend until the test ends.
@@ -261,10 +260,20 @@ func TestCompression(t *testing.T) {
 	set := apiSet(url, func(a *policy.API, _ *policy.Operation) { a.Compress = true })
 	g, _, _ := serve(t, set, nil)
 	for _, tt := range []struct{ accept, query, want string }{
-		{"gzip", "", "gzip"}, {"zstd, gzip", "", "zstd"}, {"gzip, zstd;q=0.5", "", "gzip"}, {"gzip;q=0", "", ""}, {"", "", ""}, {"br", "", ""},
-		{"*", "", "gzip"}, {"gzip;q=2", "", ""}, {"GZIP", "", "gzip"},
-		{"gzip", "short=1", ""}, {"gzip", "Content-Type=image/png", ""}, {"gzip", "Content-Type=text/event-stream", ""},
-		{"gzip", "Content-Encoding=br", "br"}, {"gzip", "Cache-Control=no-transform", ""},
+		{"gzip", "", "gzip"},
+		{"zstd, gzip", "", "zstd"},
+		{"gzip, zstd;q=0.5", "", "gzip"},
+		{"gzip;q=0", "", ""},
+		{"", "", ""},
+		{"br", "", ""},
+		{"*", "", "gzip"},
+		{"gzip;q=2", "", ""},
+		{"GZIP", "", "gzip"},
+		{"gzip", "short=1", ""},
+		{"gzip", "Content-Type=image/png", ""},
+		{"gzip", "Content-Type=text/event-stream", ""},
+		{"gzip", "Content-Encoding=br", "br"},
+		{"gzip", "Cache-Control=no-transform", ""},
 	} {
 		x := ask(g, newExchange("GET", "/a/x/1?"+tt.query, "Accept-Encoding", tt.accept))
 		if got := x.header.Value("Content-Encoding"); got != tt.want {
@@ -365,7 +374,8 @@ func TestBodiesByPlan(t *testing.T) {
 	set.Issuers = []policy.Issuer{who.policy(t)}
 	limit := policy.Limit{Count: 100, Window: time.Hour}
 	set.Plans = []policy.Plan{
-		{Kind: policy.SubscriptionPlan, Name: "Small", Limit: limit, MaxBody: 10}, {Kind: policy.SubscriptionPlan, Name: "Large", Limit: limit, MaxBody: 5000},
+		{Kind: policy.SubscriptionPlan, Name: "Small", Limit: limit, MaxBody: 10},
+		{Kind: policy.SubscriptionPlan, Name: "Large", Limit: limit, MaxBody: 5000},
 		{Kind: policy.ApplicationPlan, Name: "Tiny", Limit: limit, MaxBody: 5},
 	}
 	g, _, _ := serve(t, set, nil)
@@ -393,9 +403,15 @@ func TestTracesAndProxies(t *testing.T) {
 		trace []string
 		want  string
 	}{
-		{[]string{good}, good}, {[]string{"01" + good[2:] + "-more"}, "01" + good[2:] + "-more"},
-		{[]string{good, good}, ""}, {[]string{"ff" + good[2:]}, ""}, {[]string{strings.ToUpper(good)}, ""}, {[]string{good + "-x"}, ""},
-		{[]string{"00-00000000000000000000000000000000-b7ad6b7169203331-01"}, ""}, {[]string{good[:54]}, ""}, {[]string{"x"}, ""},
+		{[]string{good}, good},
+		{[]string{"01" + good[2:] + "-more"}, "01" + good[2:] + "-more"},
+		{[]string{good, good}, ""},
+		{[]string{"ff" + good[2:]}, ""},
+		{[]string{strings.ToUpper(good)}, ""},
+		{[]string{good + "-x"}, ""},
+		{[]string{"00-00000000000000000000000000000000-b7ad6b7169203331-01"}, ""},
+		{[]string{good[:54]}, ""},
+		{[]string{"x"}, ""},
 	} {
 		x := newExchange("GET", "/a/x/1", "Tracestate", "a=b", "Forwarded", "for=evil", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Request-Id", "evil")
 		for _, v := range tt.trace {

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"io"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy/throttle"
 )

@@ -4,11 +4,10 @@ import (
 	"encoding/hex"
 	"net/http"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // finish records the call and gives it back. It runs also when a rule panicked.

@@ -6,12 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"tidegate/appliance/cache"
+	"tidegate/appliance/wire"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-
-	"tidegate/appliance/cache"
-	"tidegate/appliance/wire"
 )
 
 // maxSqueezed bounds the answers that are compressed at a time: each holds up to 1 MiB. Those above
@@ -122,7 +121,7 @@ func (c *call) compressible(status int, length int64) bool {
 
 // accepted returns the coding to use, "" for none (RFC 9110 §12.5.3).
 func accepted(x wire.Exchange) string {
-	var zstdQ, gzipQ, anyQ = -1.0, -1.0, -1.0
+	zstdQ, gzipQ, anyQ := -1.0, -1.0, -1.0
 	x.HeaderValues("Accept-Encoding", func(v string) bool {
 		for part := range strings.SplitSeq(v, ",") {
 			name, params, _ := strings.Cut(part, ";")

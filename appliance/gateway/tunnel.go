@@ -9,12 +9,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy/cors"
 	"tidegate/policy/fault"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // The faults of an upgrade.

@@ -31,7 +31,10 @@ func FuzzFrames(f *testing.F) {
 	for _, b := range [][]byte{
 		wsFrame(0x81, "hello"), wsFrame(0x82, string(make([]byte, 300))), append(wsFrame(0x01, "a"), wsFrame(0x80, "b")...),
 		append(wsFrame(0x01, "a"), append(wsFrame(0x89, "ping"), wsFrame(0x80, "b")...)...), wsFrame(0x88, "\x03\xe8bye"),
-		{0xc1, 0x80, 0, 0, 0, 0}, {0x81, 0x01, 'x'}, {0x81, 0xfe, 0, 1, 0, 0, 0, 0, 'x'}, {0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0},
+		{0xc1, 0x80, 0, 0, 0, 0},
+		{0x81, 0x01, 'x'},
+		{0x81, 0xfe, 0, 1, 0, 0, 0, 0, 'x'},
+		{0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0},
 	} {
 		f.Add(b)
 	}

@@ -8,13 +8,12 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/store"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // Bounds of what is remembered.

@@ -21,13 +21,12 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
+	"time"
 )
 
 var _ auth.Introspector = (*Asker)(nil)

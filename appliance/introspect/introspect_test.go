@@ -14,12 +14,11 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
 	"tidegate/store"
+	"time"
 )
 
 // A manager is a key manager in memory, inside a synctest bubble.

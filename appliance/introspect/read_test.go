@@ -6,10 +6,9 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
+	"time"
 )
 
 // envelope is an answer as API Manager 2.6 writes it.
@@ -51,8 +50,10 @@ func TestSOAPAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := auth.Introspected{Active: true, Decided: true, Subject: "admin@carbon.super", Tenant: "carbon.super", ConsumerKey: "ck", SubscriptionPlan: "Gold",
-		ApplicationID: "2", ApplicationName: "Tablet & co", ApplicationOwner: "fitter1", ApplicationPlan: "50PerMin", EndUserToken: "a.b.c"}
+	want := auth.Introspected{
+		Active: true, Decided: true, Subject: "admin@carbon.super", Tenant: "carbon.super", ConsumerKey: "ck", SubscriptionPlan: "Gold",
+		ApplicationID: "2", ApplicationName: "Tablet & co", ApplicationOwner: "fitter1", ApplicationPlan: "50PerMin", EndUserToken: "a.b.c",
+	}
 	if strings.Join(r.Scopes, " ") != "read write" || !r.Expires.Equal(time.Unix(1_800_003_600, 0)) {
 		t.Errorf("got %+v", r)
 	}

@@ -6,11 +6,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/auth"
+	"time"
 )
 
 // rfc7662 is token introspection (RFC 7662).

@@ -9,11 +9,10 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/auth"
+	"time"
 )
 
 // soapService is the path of the service below the key manager's address.
@@ -30,8 +29,13 @@ func (soap) request(q *auth.Question) (wire.Header, []byte) {
 	var b bytes.Buffer
 	b.WriteString(`<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsd="http://org.apache.axis2/xsd"><soapenv:Header/><soapenv:Body><xsd:validateKey>`)
 	for _, e := range [...]struct{ name, value string }{
-		{"context", q.API.BasePath}, {"version", q.API.Version}, {"accessToken", q.Token}, {"requiredAuthenticationLevel", "Any"},
-		{"clientDomain", "*"}, {"matchingResource", q.Resource}, {"httpVerb", q.Method},
+		{"context", q.API.BasePath},
+		{"version", q.API.Version},
+		{"accessToken", q.Token},
+		{"requiredAuthenticationLevel", "Any"},
+		{"clientDomain", "*"},
+		{"matchingResource", q.Resource},
+		{"httpVerb", q.Method},
 	} {
 		b.WriteString("<xsd:" + e.name + ">")
 		_ = xml.EscapeText(&b, []byte(e.value)) // a buffer never fails

@@ -18,15 +18,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/policy/jwk"
 	"tidegate/store"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // When sets are fetched.

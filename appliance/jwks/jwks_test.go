@@ -15,12 +15,11 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/appliance/upstream"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 	"tidegate/store"
+	"time"
 )
 
 // A source is a URL in memory.

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/refusal"

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
 	"tidegate/appliance/revoked"
 	"tidegate/policy"
 	"tidegate/policy/refusal"

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
 )

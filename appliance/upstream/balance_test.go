@@ -11,9 +11,8 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 func TestRoundRobinBeginsWithTheFirstAndKeepsWeights(t *testing.T) {

@@ -6,10 +6,9 @@ import (
 	"io"
 	"net"
 	"testing"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 // answerer is a backend on loopback that answers each read with the same bytes.

@@ -8,9 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // When SRV names are looked up. The system's resolver does not tell how long a record may

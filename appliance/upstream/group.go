@@ -13,10 +13,9 @@ import (
 	"net/http"
 	"slices"
 	"sync/atomic"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 // DefaultTimeout is the time until an answer's header where a group names none.

@@ -6,9 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"time"
-
 	"tidegate/appliance/wire"
+	"time"
 )
 
 // stagger is the time between the first checks of the targets of a group: an activation

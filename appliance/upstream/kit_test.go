@@ -12,10 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 // A web is a network in memory: hosts by address. It runs inside a synctest bubble.

@@ -8,10 +8,9 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 // Bounds of a token for a backend.

@@ -10,12 +10,11 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"tidegate/appliance/wire"
+	"tidegate/policy"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
-
-	"tidegate/appliance/wire"
-	"tidegate/policy"
 )
 
 // An Override replaces, on one device, what a bundle says of a group.

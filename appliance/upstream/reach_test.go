@@ -24,10 +24,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 // names is a DNS of SRV records.
@@ -383,8 +382,10 @@ func selfMade(t *testing.T, more ...[]byte) (url string, cert *x509.Certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "x"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	tpl := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "x"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -458,8 +459,10 @@ func TestClientCertificateForTheBackend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := &policy.Set{Endpoints: []policy.Endpoints{{Name: "g", TLS: "p", Targets: []policy.Target{{URL: url}}}},
-		TLS: []policy.TLS{{Name: "p", CAs: [][]byte{ca.Raw}, ClientCert: [][]byte{der}, ClientKey: "tls/p/key"}}}
+	set := &policy.Set{
+		Endpoints: []policy.Endpoints{{Name: "g", TLS: "p", Targets: []policy.Target{{URL: url}}}},
+		TLS:       []policy.TLS{{Name: "p", CAs: [][]byte{ca.Raw}, ClientCert: [][]byte{der}, ClientKey: "tls/p/key"}},
+	}
 	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 	p, err := New(set, Options{Secret: func(policy.Secret) []byte { return secret }}, nil)
 	if err != nil {

@@ -3,7 +3,6 @@ package upstream
 import (
 	"bytes"
 	"io"
-
 	"tidegate/appliance/wire"
 )
 

@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 // A Site is one URL that the device itself asks, not for a client: for a token, for keys,

@@ -10,10 +10,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"time"
 )
 
 func breaker() *policy.Breaker {

@@ -9,11 +9,10 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"tidegate/appliance/wire"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
-
-	"tidegate/appliance/wire"
 )
 
 // A backend is what is known of one URL. It outlives editions.

@@ -28,8 +28,10 @@ func TestConnectionsGrowOld(t *testing.T) {
 		dials    int64
 		proto    string
 	}{
-		{"HTTP/1.1, no bound", HTTP1, 0, 1, "HTTP/1.1"}, {"HTTP/1.1, at once", HTTP1, time.Nanosecond, 4, "HTTP/1.1"},
-		{"HTTP/2, no bound", HTTP2, 0, 1, "HTTP/2.0"}, {"HTTP/2, at once", HTTP2, time.Nanosecond, 4, "HTTP/2.0"},
+		{"HTTP/1.1, no bound", HTTP1, 0, 1, "HTTP/1.1"},
+		{"HTTP/1.1, at once", HTTP1, time.Nanosecond, 4, "HTTP/1.1"},
+		{"HTTP/2, no bound", HTTP2, 0, 1, "HTTP/2.0"},
+		{"HTTP/2, at once", HTTP2, time.Nanosecond, 4, "HTTP/2.0"},
 	} {
 		var dials atomic.Int64
 		c := NewClient(Target{Addr: s.Listener.Addr().String(), Protocol: tc.protocol, MaxAge: tc.age, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -3,13 +3,12 @@ package wire
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net/netip"
-
-	"encoding/binary"
 )
 
 // A call is one exchange of an HTTP/1.1 connection. Calls are pooled with their buffer;

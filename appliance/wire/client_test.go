@@ -81,8 +81,13 @@ func TestClientSendsWhatItIsGiven(t *testing.T) {
 func TestClientRefusesToSplitRequests(t *testing.T) {
 	c := newTestClient(t, Target{Addr: "127.0.0.1:1"})
 	for _, r := range []Request{
-		{Method: "GET /x HTTP/1.1\r\nA:"}, {Method: ""}, {Method: "GET", Path: "/ HTTP/1.1\r\n"}, {Method: "GET", Path: "/a b"},
-		{Method: "GET", Query: "a\nb"}, {Method: "GET", Base: "/\x00"}, {Method: "GET", Host: "a\r\nX: y"},
+		{Method: "GET /x HTTP/1.1\r\nA:"},
+		{Method: ""},
+		{Method: "GET", Path: "/ HTTP/1.1\r\n"},
+		{Method: "GET", Path: "/a b"},
+		{Method: "GET", Query: "a\nb"},
+		{Method: "GET", Base: "/\x00"},
+		{Method: "GET", Host: "a\r\nX: y"},
 	} {
 		_, err := c.Do(context.Background(), &r)
 		var te *TryError

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/netip"
-
 	"tidegate/policy"
 )
 

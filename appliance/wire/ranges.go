@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
-
 	"tidegate/policy"
 )
 

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-
 	"tidegate/policy"
 )
 

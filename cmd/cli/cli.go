@@ -11,11 +11,10 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"tidegate/policy/refusal"
 	"time"
 
 	"golang.org/x/term"
-
-	"tidegate/policy/refusal"
 )
 
 // IO is where a program reads and writes.

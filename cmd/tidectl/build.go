@@ -8,10 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/durable"
 	"tidegate/policy"
@@ -21,6 +17,9 @@ import (
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // policyFile is the path of the policy set in a bundle; the gateway reads it.

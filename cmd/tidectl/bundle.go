@@ -10,10 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/buildinfo"
 	"tidegate/platform/durable"
@@ -23,6 +19,9 @@ import (
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) bundleCommand() *cobra.Command {

@@ -21,10 +21,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy"
 	"tidegate/policy/project"
@@ -32,6 +28,9 @@ import (
 	"tidegate/sync/envelope"
 	"tidegate/sync/keyfile"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // devIssuer is the issuer of the tokens of tidectl dev. No real token can claim it: the

@@ -11,10 +11,9 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/project"
+	"time"
 )
 
 // fetchTime bounds one fetch of a build.

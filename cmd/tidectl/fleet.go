@@ -8,16 +8,15 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
-
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-
 	"tidegate/cmd/cli"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (a *app) fleetCommand() *cobra.Command {

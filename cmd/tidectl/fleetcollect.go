@@ -8,15 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/store/events/export"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 const defaultStore = "fleet.db"

@@ -4,14 +4,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) fleetEnrollCommand() *cobra.Command {

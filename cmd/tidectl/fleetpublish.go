@@ -10,15 +10,14 @@ import (
 	"strings"
 	"sync"
 	"text/tabwriter"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) fleetPublishCommand() *cobra.Command {

@@ -7,14 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/durable"
 	"tidegate/policy/openapi"
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) importCommand() *cobra.Command {

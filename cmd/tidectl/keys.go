@@ -7,14 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/keyfile"
+
+	"github.com/spf13/cobra"
 )
 
 // passphraseVariable holds the passphrase of key files.

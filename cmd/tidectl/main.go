@@ -3,19 +3,18 @@
 package main
 
 import (
-	_ "time/tzdata" // calendar plans on devices without zone files
-
 	"context"
 	"errors"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/buildinfo"
+	_ "time/tzdata"
+	// calendar plans on devices without zone files
+
+	"github.com/spf13/cobra"
 )
 
 func main() {

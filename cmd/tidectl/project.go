@@ -4,13 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/examples"
 	"tidegate/policy/project"
 	"tidegate/policy/refusal"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) initCommand() *cobra.Command {

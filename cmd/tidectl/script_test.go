@@ -8,11 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"tidegate/cmd/cli"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"tidegate/cmd/cli"
 )
 
 func TestMain(m *testing.M) {

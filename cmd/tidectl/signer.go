@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"

@@ -15,13 +15,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"tidegate/cmd/cli"
+	"tidegate/policy/refusal"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/spf13/cobra"
-
-	"tidegate/cmd/cli"
-	"tidegate/policy/refusal"
 )
 
 // tokenSpec is what a development token says.

@@ -9,14 +9,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) trustCommand() *cobra.Command {

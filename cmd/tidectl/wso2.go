@@ -12,15 +12,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2"
 	"tidegate/sync/apim"
 	"tidegate/sync/keyfile"
+
+	"github.com/spf13/cobra"
 )
 
 // wso2PasswordVariable holds the password for API Manager.
@@ -195,8 +194,10 @@ func (a *app) fetch(ctx context.Context, f wso2Flags) (*wso2.Export, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &apim.Client{Server: f.server, HTTP: client, User: f.user, Password: string(password), Version: apim.Version(f.version),
-		Subscriptions: f.subscriptions, Strict: f.strict}
+	c := &apim.Client{
+		Server: f.server, HTTP: client, User: f.user, Password: string(password), Version: apim.Version(f.version),
+		Subscriptions: f.subscriptions, Strict: f.strict,
+	}
 	if cli.Terminal(a.Err) {
 		c.Progress = func(what string) { fmt.Fprintf(a.Err, "\r%s\x1b[K", what) }
 		defer fmt.Fprint(a.Err, "\r\x1b[K")

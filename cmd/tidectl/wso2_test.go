@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 	"tidegate/cmd/cli"
 	"tidegate/sync/apim/apimtest"
 )
@@ -23,8 +22,10 @@ type wso2Run struct {
 func runWSO2(t *testing.T, env []string, args ...string) wso2Run {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code := run(context.Background(), args, &cli.IO{In: strings.NewReader(""), Out: &out, Err: &errs,
-		Env: append([]string{wso2PasswordVariable + "=" + apimtest.Password}, env...), Name: "tidectl"})
+	code := run(context.Background(), args, &cli.IO{
+		In: strings.NewReader(""), Out: &out, Err: &errs,
+		Env: append([]string{wso2PasswordVariable + "=" + apimtest.Password}, env...), Name: "tidectl",
+	})
 	return wso2Run{code, out.String(), errs.String()}
 }
 

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/policy/project"
 	"tidegate/policy/wso2/wso2test"
 	"tidegate/sync/apim/apimtest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // importedOnce is a site, and the project of its first import.

@@ -6,9 +6,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
-
 	"tidegate/sync/apim/apimtest"
+	"time"
 )
 
 // BenchmarkManyAPIs measures what a workstation needs for 1,000 APIs with 20 operations

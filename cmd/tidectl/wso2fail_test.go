@@ -7,11 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/policy/wso2/wso2test"
 	"tidegate/sync/apim/apimtest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestImportWithWrongWordsIsAUsageError(t *testing.T) {
@@ -59,10 +58,12 @@ var brokenSites = []struct {
 	{"wrong password", "2.6", func(s *site) {
 		s.Fail("POST /client-registration/v0.14/register", apimtest.Fault{Status: 401})
 	}, 1, []string{": invalid user credentials or the user does not have required permissions"}},
-	{"token refused", "3.1", func(s *site) {
-		s.Fail("POST /oauth2/token", apimtest.Fault{Status: 400, Body: `{"error":"invalid_grant"}`})
-	}, 1,
-		[]string{": invalid user credentials or the user does not have required permissions"}},
+	{
+		"token refused", "3.1", func(s *site) {
+			s.Fail("POST /oauth2/token", apimtest.Fault{Status: 400, Body: `{"error":"invalid_grant"}`})
+		}, 1,
+		[]string{": invalid user credentials or the user does not have required permissions"},
+	},
 	{"registration fails", "2.6", func(s *site) { s.Fail("POST /client-registration/", apimtest.Fault{Status: 500}) }, 1, []string{": register client: status 500"}},
 	{"no registration", "2.6", func(s *site) { s.Fail("POST /client-registration/", apimtest.Fault{Status: 404}) }, 1, []string{"register client: status 404", "--apim"}},
 	{"token fails", "2.6", func(s *site) { s.Fail("POST /oauth2/token", apimtest.Fault{Status: 503}) }, 1, []string{": get token: status 503"}},
@@ -100,24 +101,34 @@ var brokenSites = []struct {
 		s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Type: "text/html", Body: "<html><body>Please log in</body></html>"})
 	}, 20, []string{`list APIs: $: not JSON but a page that begins with "<html><body>Please log in</body></html>"`}},
 	{"empty reply", "2.6", func(s *site) { s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200}) }, 20, []string{"list APIs: $: empty"}},
-	{"half a reply", "2.6", func(s *site) {
-		s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"count": 1, "list": [{"name"`})
-	}, 20,
-		[]string{"list APIs: line 1: not readable as JSON"}},
-	{"another shape", "2.6", func(s *site) {
-		s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"list": {"a": 1}}`})
-	}, 20,
-		[]string{"list APIs: $.list: want a list, got a mapping"}},
-	{"client without a secret", "2.6", func(s *site) {
-		s.Fail("POST /client-registration/", apimtest.Fault{Status: 200, Body: `{"clientId": "x"}`})
-	}, 20,
-		[]string{"register client: $.clientId, $.clientSecret: missing"}},
+	{
+		"half a reply", "2.6", func(s *site) {
+			s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"count": 1, "list": [{"name"`})
+		}, 20,
+		[]string{"list APIs: line 1: not readable as JSON"},
+	},
+	{
+		"another shape", "2.6", func(s *site) {
+			s.Fail("GET /api/am/publisher/", apimtest.Fault{Status: 200, Body: `{"list": {"a": 1}}`})
+		}, 20,
+		[]string{"list APIs: $.list: want a list, got a mapping"},
+	},
+	{
+		"client without a secret", "2.6", func(s *site) {
+			s.Fail("POST /client-registration/", apimtest.Fault{Status: 200, Body: `{"clientId": "x"}`})
+		}, 20,
+		[]string{"register client: $.clientId, $.clientSecret: missing"},
+	},
 	{"no token", "2.6", func(s *site) { s.Fail("POST /oauth2/token", apimtest.Fault{Status: 200, Body: `{}`}) }, 20, []string{"get token: $.access_token: missing"}},
-	{"definition does not parse", "2.6", func(s *site) { s.APIs[0]["apiDefinition"] = `{"swagger": "2.0", ` }, 20,
-		[]string{"list APIs: $.list[0].apiDefinition: line 1: not readable as JSON"}},
+	{
+		"definition does not parse", "2.6", func(s *site) { s.APIs[0]["apiDefinition"] = `{"swagger": "2.0", ` }, 20,
+		[]string{"list APIs: $.list[0].apiDefinition: line 1: not readable as JSON"},
+	},
 	{"no definition", "2.6", func(s *site) { s.APIs[0]["apiDefinition"] = nil }, 20, []string{"$.list[0].apiDefinition: missing"}},
-	{"endpoints do not parse", "2.6", func(s *site) { s.APIs[0]["endpointConfig"] = `{"production_endpoints": ` }, 20,
-		[]string{"list APIs: $.list[0].endpointConfig: the JSON in this text: line 1"}},
+	{
+		"endpoints do not parse", "2.6", func(s *site) { s.APIs[0]["endpointConfig"] = `{"production_endpoints": ` }, 20,
+		[]string{"list APIs: $.list[0].endpointConfig: the JSON in this text: line 1"},
+	},
 	{"no endpoint", "2.6", func(s *site) { s.APIs[0]["endpointConfig"] = `{"endpoint_type":"http"}` }, 60, []string{"MeterReadings 1.2.0: no endpoint"}},
 	{"two APIs on one base path", "2.6", func(s *site) {
 		s.APIs[1]["context"], s.APIs[1]["version"] = "/meters", "1.2.0"

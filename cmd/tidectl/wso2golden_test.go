@@ -8,11 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/policy/wso2"
 	"tidegate/policy/wso2/wso2test"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var updateProjects = flag.Bool("update-projects", false, "write the golden projects of imports anew")

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
 	"tidegate/sync/apim/apimtest"
 )
 

@@ -6,11 +6,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy/wso2"
+
+	"github.com/spf13/cobra"
 )
 
 // microgatewaySource stands for the server in the lock of a project that was one of the

@@ -13,12 +13,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-
-	"github.com/spf13/cobra"
-
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
 	"tidegate/sync/apim"
+
+	"github.com/spf13/cobra"
 )
 
 func (a *app) wso2Command() *cobra.Command {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/sync/apim/apimtest"
 )
 

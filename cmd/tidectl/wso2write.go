@@ -8,13 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/project"
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // convert turns an export into files, judges the project they would make, writes them
@@ -181,9 +180,11 @@ type importReport struct {
 }
 
 func (a *app) showImport(dir string, res *wso2.Result, c *wso2.Changes, like wso2.Lock, dry bool) error {
-	r := importReport{Changed: c.Any(), DryRun: dry, Server: strings.TrimPrefix(like.Source, archiveSource), APIM: like.APIM,
+	r := importReport{
+		Changed: c.Any(), DryRun: dry, Server: strings.TrimPrefix(like.Source, archiveSource), APIM: like.APIM,
 		APIs: []importedAPI{}, Plans: map[string]int{"application": 0, "subscription": 0, "resource": 0, "custom": 0}, Others: map[string]int{},
-		Files: []string{}, Dropped: orEmpty(res.Report.Dropped), Warns: orEmpty(res.Report.Warnings), Needs: orEmpty(res.Report.Needs), Next: nextSteps(dir, res, c, dry)}
+		Files: []string{}, Dropped: orEmpty(res.Report.Dropped), Warns: orEmpty(res.Report.Warnings), Needs: orEmpty(res.Report.Needs), Next: nextSteps(dir, res, c, dry),
+	}
 	for _, f := range c.Write {
 		r.Files = append(r.Files, f.Name)
 	}

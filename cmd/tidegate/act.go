@@ -12,13 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 func decode(r io.Reader, v any) error { return json.NewDecoder(r).Decode(v) }

@@ -10,10 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"time"
-
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
+	"time"
 )
 
 // cmdAdminPasswd sets the password of a local account. It is also the way back in for who

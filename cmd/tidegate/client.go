@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"

@@ -7,13 +7,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"time"
-
 	"tidegate/appliance/admin"
 	"tidegate/appliance/config"
 	"tidegate/cmd/cli"
 	"tidegate/platform/buildinfo"
 	"tidegate/platform/host"
+	"time"
 )
 
 // cmdDoctor prints what the device finds. Where no device answers, it looks at what would

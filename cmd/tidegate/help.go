@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 )

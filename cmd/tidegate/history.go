@@ -8,13 +8,12 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // verifyFlags say which export of the audit log is verified, and with what.

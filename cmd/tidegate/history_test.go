@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 	"tidegate/cmd/cli"
 	"tidegate/store"
 	"tidegate/store/audit"

@@ -20,10 +20,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // program is the built device, made once.

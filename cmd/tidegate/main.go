@@ -3,8 +3,6 @@
 package main
 
 import (
-	_ "time/tzdata" // calendar plans on devices without zone files
-
 	"context"
 	"errors"
 	"flag"
@@ -13,12 +11,13 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-
 	"tidegate/appliance"
 	"tidegate/cmd/cli"
 	"tidegate/platform/buildinfo"
 	"tidegate/policy/refusal"
 	"tidegate/store"
+	_ "time/tzdata"
+	// calendar plans on devices without zone files
 )
 
 func main() {

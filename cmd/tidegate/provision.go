@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
 	"tidegate/appliance/admin"
 )
 

@@ -9,13 +9,12 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"time"
-
 	"tidegate/appliance"
 	"tidegate/appliance/config"
 	"tidegate/platform/durable"
 	"tidegate/platform/logs"
 	"tidegate/store"
+	"time"
 )
 
 // restEnd bounds the end of a device that was opened at rest.

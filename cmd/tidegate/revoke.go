@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strings"
-
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 	"tidegate/policy"

@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-
 	"tidegate/appliance"
 	"tidegate/appliance/config"
 	"tidegate/cmd/cli"

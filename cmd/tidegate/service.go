@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
 	"tidegate/cmd/cli"
 	"tidegate/platform/daemon"
 )

@@ -9,12 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"tidegate/appliance/admin"
+	"tidegate/cmd/cli"
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"tidegate/appliance/admin"
-	"tidegate/cmd/cli"
 )
 
 // query fetches one resource and prints it.

@@ -6,12 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-	"unicode/utf8"
-
 	"tidegate/appliance/admin"
 	"tidegate/appliance/devicetest"
 	"tidegate/cmd/cli"
+	"time"
+	"unicode/utf8"
 )
 
 // ask runs one command line against a device.

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
 	"tidegate/policy/refusal"
 )
 

@@ -220,7 +220,8 @@ func TestLeases(t *testing.T) {
 		optServer, 4, 10, 0, 2, 2, optLease, 4, 0, 1, 0x51, 0x80), 7, mac)
 	want := Lease{
 		netip.MustParsePrefix("10.0.2.15/22"), netip.MustParseAddr("10.0.2.2"),
-		[]netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("9.9.9.9")}, netip.MustParseAddr("10.0.2.2"), 24 * time.Hour, 12 * time.Hour,
+		[]netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("9.9.9.9")},
+		netip.MustParseAddr("10.0.2.2"), 24 * time.Hour, 12 * time.Hour,
 	}
 	if err != nil || m.kind != dhcpAck || !reflect.DeepEqual(m.Lease, want) {
 		t.Errorf("got %+v, %v", m, err)

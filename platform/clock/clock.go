@@ -13,9 +13,8 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/policy/refusal"
+	"time"
 )
 
 const (

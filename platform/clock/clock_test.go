@@ -10,13 +10,12 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
-	"pgregory.net/rapid"
-
 	"tidegate/platform/clock"
 	"tidegate/platform/clock/clocktest"
 	"tidegate/policy/refusal"
+	"time"
+
+	"pgregory.net/rapid"
 )
 
 var (

@@ -12,9 +12,8 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/platform/daemon"
+	"time"
 )
 
 // program is a Program that does what its fields say.

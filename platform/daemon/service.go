@@ -9,10 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"tidegate/platform/durable"
 
 	"github.com/kardianos/service"
-
-	"tidegate/platform/durable"
 )
 
 // Name is the service's name.

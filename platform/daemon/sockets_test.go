@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
 	"tidegate/platform/daemon"
 )
 

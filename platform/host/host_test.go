@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"testing"
 	"testing/fstest"
-
 	"tidegate/platform/host"
 )
 

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )

@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
 	"tidegate/policy/refusal"
 )
 

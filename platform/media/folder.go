@@ -11,7 +11,6 @@ import (
 	"path"
 	"strings"
 	"syscall"
-
 	"tidegate/policy/refusal"
 )
 

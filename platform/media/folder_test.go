@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
 	"tidegate/policy/refusal"
 )
 

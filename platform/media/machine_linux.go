@@ -5,10 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"tidegate/policy/refusal"
 
 	"golang.org/x/sys/unix"
-
-	"tidegate/policy/refusal"
 )
 
 // mounts reads the mount table of this process.

@@ -6,11 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"tidegate/policy/refusal"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"tidegate/policy/refusal"
 )
 
 func TestThisMachineHasAMountTable(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"os"
-
 	"tidegate/policy/refusal"
 )
 

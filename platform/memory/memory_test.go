@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
-
 	"tidegate/platform/memory"
 )
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 )
@@ -71,8 +70,10 @@ func (g *Guard) admit(k *policy.HashedKey, api int) (*policy.Principal, *fault.F
 	}) {
 		return nil, fault.ResourceForbidden, errNotAllowed
 	}
-	p := &policy.Principal{Kind: policy.APIKey, Subject: k.Name, Tenant: "carbon.super", KeyType: k.KeyType,
-		ApplicationID: k.Application, SubscriptionPlan: policy.Unauthenticated}
+	p := &policy.Principal{
+		Kind: policy.APIKey, Subject: k.Name, Tenant: "carbon.super", KeyType: k.KeyType,
+		ApplicationID: k.Application, SubscriptionPlan: policy.Unauthenticated,
+	}
 	app, ok := g.consumers.application(k.Application)
 	if !ok {
 		return p, nil, nil

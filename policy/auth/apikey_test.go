@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
 	"tidegate/policy/policytest"
+	"time"
 )
 
 func newCall(target string) *policytest.Call { return policytest.New("GET", "/meters/1.2.0"+target) }
@@ -54,16 +53,20 @@ func keySet(t testing.TB) *policy.Set {
 		hashedKeys(policy.HashedKey{Name: "sand", KeyType: policy.Sandbox, Application: "app-prod"}, sandKey),
 	)
 	slices.SortFunc(k, func(a, b policy.HashedKey) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
-	set.APIKeys = policy.APIKeys{Keys: k, Issuers: []policy.Issuer{{Name: "keys", Issuer: "https://localhost:9095/apikey", Algorithms: []string{"RS256"},
-		Keys: []policy.Key{{ID: "ballerina", PKIX: public(t, otherRSA())}}}}}
+	set.APIKeys = policy.APIKeys{Keys: k, Issuers: []policy.Issuer{{
+		Name: "keys", Issuer: "https://localhost:9095/apikey", Algorithms: []string{"RS256"},
+		Keys: []policy.Key{{ID: "ballerina", PKIX: public(t, otherRSA())}},
+	}}}
 	set.Revoked = revoked(revoke(policy.RevokedKey, []byte(revokedKey)))
 	return set
 }
 
 // keyClaims are those of a signed key, as the key generator of WSO2 writes it.
 func keyClaims(more m) m {
-	c := m{"iss": "https://localhost:9095/apikey", "sub": "admin", "jti": "k-1", "iat": noon.Unix(), "keytype": "PRODUCTION",
-		"allowedAPIs": []m{{"name": "Meters", "versions": "1.1.0, 1.2.0"}}}
+	c := m{
+		"iss": "https://localhost:9095/apikey", "sub": "admin", "jti": "k-1", "iat": noon.Unix(), "keytype": "PRODUCTION",
+		"allowedAPIs": []m{{"name": "Meters", "versions": "1.1.0, 1.2.0"}},
+	}
 	for k, v := range more {
 		if v == nil {
 			delete(c, k)
@@ -172,8 +175,10 @@ func TestASignedKeyRevokedByItsTextIsRevokedInEverySpelling(t *testing.T) {
 	spellings := []string{key, key + "==", head + b64(b), head + b64(b) + "=="}
 	for i := -1; i < len(spellings); i++ {
 		set := base(t)
-		set.APIKeys.Issuers = []policy.Issuer{{Name: "keys", Issuer: "https://localhost:9095/apikey", Algorithms: []string{"ES256"},
-			Keys: []policy.Key{{PKIX: public(t, p256())}}}}
+		set.APIKeys.Issuers = []policy.Issuer{{
+			Name: "keys", Issuer: "https://localhost:9095/apikey", Algorithms: []string{"ES256"},
+			Keys: []policy.Key{{PKIX: public(t, p256())}},
+		}}
 		var want *fault.Fault
 		if i >= 0 {
 			set.Revoked, want = revoked(revoke(policy.RevokedKey, []byte(spellings[i]))), fault.InvalidCredentials

@@ -13,11 +13,10 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"tidegate/policy"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"tidegate/policy"
 )
 
 // The defaults of a backend JWT.

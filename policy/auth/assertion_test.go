@@ -7,12 +7,11 @@ import (
 	"encoding/pem"
 	"strings"
 	"testing"
+	"tidegate/policy"
+	"tidegate/policy/auth"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"tidegate/policy"
-	"tidegate/policy/auth"
 )
 
 func pkcs8(t testing.TB, k crypto.Signer) []byte {
@@ -32,8 +31,10 @@ func TestAssertion(t *testing.T) {
 	}
 	api := base(t).APIs[0]
 	for alg, key := range map[string]crypto.Signer{"RS256": rsaKey(), "ES256": p256(), "EdDSA": edKey()} {
-		a, err := auth.NewAssertion(&policy.BackendJWT{Enabled: true, Algorithm: alg, Issuer: "tidegate", Audience: []string{"pumps"},
-			Restricted: []string{"secret"}, Thumbprint: "TP"}, pkcs8(t, key))
+		a, err := auth.NewAssertion(&policy.BackendJWT{
+			Enabled: true, Algorithm: alg, Issuer: "tidegate", Audience: []string{"pumps"},
+			Restricted: []string{"secret"}, Thumbprint: "TP",
+		}, pkcs8(t, key))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,8 +114,14 @@ func TestAssertionRefusesKeysThatDoNotFit(t *testing.T) {
 		alg string
 		key []byte
 	}{
-		{"ES256", pkcs8(t, rsaKey())}, {"RS256", pkcs8(t, p256())}, {"ES256", pkcs8(t, p384())}, {"EdDSA", pkcs8(t, p256())},
-		{"none", pkcs8(t, p256())}, {"HS256", []byte("secret")}, {"", pkcs8(t, p256())}, {"RS256", nil},
+		{"ES256", pkcs8(t, rsaKey())},
+		{"RS256", pkcs8(t, p256())},
+		{"ES256", pkcs8(t, p384())},
+		{"EdDSA", pkcs8(t, p256())},
+		{"none", pkcs8(t, p256())},
+		{"HS256", []byte("secret")},
+		{"", pkcs8(t, p256())},
+		{"RS256", nil},
 	} {
 		_, err := auth.NewAssertion(&policy.BackendJWT{Enabled: true, Algorithm: tc.alg}, tc.key)
 		if err == nil || !strings.HasPrefix(err.Error(), "backend JWT: ") {

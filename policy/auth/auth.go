@@ -17,10 +17,9 @@ package auth
 
 import (
 	"context"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // MaxToken is the longest bearer token or API key that is looked at, in bytes.

@@ -12,13 +12,12 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"tidegate/policy"
+	"tidegate/policy/fault"
 	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
-
-	"tidegate/policy"
-	"tidegate/policy/fault"
 )
 
 // maxLogin bounds the value of a Basic header.
@@ -94,8 +93,10 @@ func (g *Guard) compileUsers() error {
 		case s.kind == hashArgon && g.memory == nil:
 			errs = append(errs, fmt.Errorf("user %q: Argon2id needs a bound of memory", u.Name))
 		}
-		c := &user{secret: s, p: policy.Principal{Kind: policy.Basic, Subject: u.Name, Tenant: "carbon.super",
-			SubscriptionPlan: plan, Scopes: u.Scopes, Cached: true}}
+		c := &user{secret: s, p: policy.Principal{
+			Kind: policy.Basic, Subject: u.Name, Tenant: "carbon.super",
+			SubscriptionPlan: plan, Scopes: u.Scopes, Cached: true,
+		}}
 		if at := strings.LastIndexByte(u.Name, '@'); at >= 0 {
 			c.p.Tenant = u.Name[at+1:]
 		}

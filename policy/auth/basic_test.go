@@ -11,13 +11,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"golang.org/x/crypto/argon2"
-	"golang.org/x/crypto/bcrypt"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
 )
 
 func sha256Hash(password string) string {

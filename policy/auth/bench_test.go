@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/policytest"

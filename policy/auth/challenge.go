@@ -2,7 +2,6 @@ package auth
 
 import (
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 )

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
@@ -136,8 +135,10 @@ func TestNewRefusesWhatWouldLetAnybodyIn(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, w := range []string{"let anybody in", "scheme 99 does not exist", "a header, query parameter or cookie", "unknown kind 77",
-		"api keys are not in ascending order", "revocations are not in ascending order", `api "Meters:1.2.0": GET /jwt`} {
+	for _, w := range []string{
+		"let anybody in", "scheme 99 does not exist", "a header, query parameter or cookie", "unknown kind 77",
+		"api keys are not in ascending order", "revocations are not in ascending order", `api "Meters:1.2.0": GET /jwt`,
+	} {
 		if !strings.Contains(err.Error(), w) {
 			t.Errorf("%q is not in:\n%v", w, err)
 		}

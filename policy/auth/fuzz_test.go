@@ -14,8 +14,10 @@ import (
 func FuzzParseToken(f *testing.F) {
 	g := &Guard{parser: newParser()}
 	issuers := map[string]*issuer{}
-	for _, s := range []string{"", ".", "..", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "eyJhbGciOiJSUzI1NiJ9.bnVsbA.AA==", "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJpIn0.AAAA",
-		"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOjF9.AA", strings.Repeat("A", MaxToken+1)} {
+	for _, s := range []string{
+		"", ".", "..", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "eyJhbGciOiJSUzI1NiJ9.bnVsbA.AA==", "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJpIn0.AAAA",
+		"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOjF9.AA", strings.Repeat("A", MaxToken+1),
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -60,8 +62,10 @@ func decodeObject(b []byte) (object, error) {
 }
 
 func FuzzReadObject(f *testing.F) {
-	for _, s := range []string{`{}`, ` { } `, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"exp":1e400}`, `{"a":[{"b":null},[ ],"]}",-1.5e3 ]}`, "{\"\xff\":1}", `{"a":1}{}`, `[`, `{"scope":["a",1,{"x":true}]}`,
-		"{\t\"a\"\r:\n{ \"b\" : [ 1 , 2 ] } , \"c\" : \"\\\\\" }", `{"a":"\"","b":"\ud800"}`, `null`, ``, `{"a"}`} {
+	for _, s := range []string{
+		`{}`, ` { } `, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"exp":1e400}`, `{"a":[{"b":null},[ ],"]}",-1.5e3 ]}`, "{\"\xff\":1}", `{"a":1}{}`, `[`, `{"scope":["a",1,{"x":true}]}`,
+		"{\t\"a\"\r:\n{ \"b\" : [ 1 , 2 ] } , \"c\" : \"\\\\\" }", `{"a":"\"","b":"\ud800"}`, `null`, ``, `{"a"}`,
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/golang-jwt/jwt/v5"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/route"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // A Guard decides who calls. It is immutable and safe for concurrent use.
@@ -80,8 +79,10 @@ var nobody = new(policy.Principal)
 // New compiles a set. All faults that a person can fix are reported together, each with
 // the name of what has it. The set must not change while the Guard is in use.
 func New(set *policy.Set, o Options) (*Guard, error) {
-	g := &Guard{set: set, memory: o.Memory, introspector: o.Introspector, revoked: o.Revoked,
-		parser: newParser(), seed: maphash.MakeSeed(), expired: fault.InvalidCredentials}
+	g := &Guard{
+		set: set, memory: o.Memory, introspector: o.Introspector, revoked: o.Revoked,
+		parser: newParser(), seed: maphash.MakeSeed(), expired: fault.InvalidCredentials,
+	}
 	if set.Faults == policy.FaultsProblem {
 		g.expired = fault.TokenExpired
 	}
@@ -127,8 +128,10 @@ func New(set *policy.Set, o Options) (*Guard, error) {
 }
 
 func compileAPI(set *policy.Set, a *policy.API, cas []namedAuthorities) (apiRules, error) {
-	r := apiRules{header: "Authorization", mutual: a.MutualTLS,
-		suffices: a.MutualTLS == policy.MutualMandatory && a.Optional}
+	r := apiRules{
+		header: "Authorization", mutual: a.MutualTLS,
+		suffices: a.MutualTLS == policy.MutualMandatory && a.Optional,
+	}
 	switch {
 	case a.AuthHeader != "":
 		r.header = textproto.CanonicalMIMEHeaderKey(a.AuthHeader)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
 	"tidegate/policy"
 )
 

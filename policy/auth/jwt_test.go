@@ -8,11 +8,10 @@ import (
 	"math/big"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // jwks are the claims of an ordinary token of the second issuer.

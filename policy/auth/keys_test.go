@@ -4,11 +4,10 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // While no key of an issuer is known nothing can be said of its tokens: 503. As soon as one is, a

@@ -18,15 +18,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/golang-jwt/jwt/v5"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
 	"tidegate/policy/policytest"
 	"tidegate/policy/route"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // The keys of the tests, made once: an RSA key takes a while.
@@ -146,10 +145,15 @@ func base(t testing.TB) *policy.Set {
 		}
 		return a
 	}
-	api := policy.API{Name: "Meters", Version: "1.2.0", BasePath: "/meters/1.2.0",
-		Schemes: []policy.Scheme{{Kind: policy.OAuth2}, {Kind: policy.Basic},
-			{Kind: policy.APIKey, In: policy.InHeader, Name: "x-api-key"}, {Kind: policy.APIKey, In: policy.InQuery, Name: "apikey"},
-			{Kind: policy.APIKey, In: policy.InCookie, Name: "key"}},
+	api := policy.API{
+		Name: "Meters", Version: "1.2.0", BasePath: "/meters/1.2.0",
+		Schemes: []policy.Scheme{
+			{Kind: policy.OAuth2},
+			{Kind: policy.Basic},
+			{Kind: policy.APIKey, In: policy.InHeader, Name: "x-api-key"},
+			{Kind: policy.APIKey, In: policy.InQuery, Name: "apikey"},
+			{Kind: policy.APIKey, In: policy.InCookie, Name: "key"},
+		},
 		Operations: []policy.Operation{
 			{Method: "GET", Template: "/open"},
 			{Method: "GET", Template: "/jwt", Security: []policy.Alternative{one(oauth2)}},
@@ -159,20 +163,35 @@ func base(t testing.TB) *policy.Set {
 			{Method: "GET", Template: "/both", Security: []policy.Alternative{one(header, oauth2)}},
 			{Method: "GET", Template: "/scoped", Security: []policy.Alternative{one(oauth2), one(basic), one(header)}, Scopes: []string{"write", "admin"}},
 			{Method: "GET", Template: "/orscoped", Security: []policy.Alternative{{{Scheme: oauth2, Scopes: []string{"nobody"}}}}},
-		}}
-	other := policy.API{Name: "Pumps", Version: "2.0", BasePath: "/pumps/2.0", Schemes: api.Schemes,
-		Operations: []policy.Operation{{Method: "GET", Template: "/jwt", Security: []policy.Alternative{one(oauth2)}},
-			{Method: "GET", Template: "/key", Security: []policy.Alternative{one(header)}}}}
+		},
+	}
+	other := policy.API{
+		Name: "Pumps", Version: "2.0", BasePath: "/pumps/2.0", Schemes: api.Schemes,
+		Operations: []policy.Operation{
+			{Method: "GET", Template: "/jwt", Security: []policy.Alternative{one(oauth2)}},
+			{Method: "GET", Template: "/key", Security: []policy.Alternative{one(header)}},
+		},
+	}
 	return &policy.Set{
 		APIs:  []policy.API{api, other},
 		Plans: []policy.Plan{{Kind: policy.SubscriptionPlan, Name: "Gold"}, {Kind: policy.SubscriptionPlan, Name: policy.DefaultPlan}},
 		Issuers: []policy.Issuer{
-			{Name: "apim", Issuer: "https://apim.example/token", Audience: []string{"http://org.wso2.apimgt/gateway"},
-				Algorithms: []string{"RS256"}, SingleKey: true, Keys: []policy.Key{{ID: "alias", PKIX: public(t, rsaKey())}}},
-			{Name: "jwks", Issuer: "https://idp.example", Algorithms: []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"},
+			{
+				Name: "apim", Issuer: "https://apim.example/token", Audience: []string{"http://org.wso2.apimgt/gateway"},
+				Algorithms: []string{"RS256"}, SingleKey: true, Keys: []policy.Key{{ID: "alias", PKIX: public(t, rsaKey())}},
+			},
+			{
+				Name: "jwks", Issuer: "https://idp.example", Algorithms: []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"},
 				Leeway: 30, ConsumerKey: "azp", Claims: []policy.ClaimRename{{From: "scp", To: "scope"}, {From: "upn", To: "sub", Prefix: "corp-"}},
-				Keys: []policy.Key{{ID: "rsa", PKIX: public(t, rsaKey())}, {ID: "p256", PKIX: public(t, p256())}, {ID: "p384", PKIX: public(t, p384())},
-					{ID: "p521", PKIX: public(t, p521())}, {ID: "ed", PKIX: public(t, edKey())}, {ID: "pinned", Algorithm: "PS256", Thumbprint: "TP", PKIX: public(t, otherRSA())}}},
+				Keys: []policy.Key{
+					{ID: "rsa", PKIX: public(t, rsaKey())},
+					{ID: "p256", PKIX: public(t, p256())},
+					{ID: "p384", PKIX: public(t, p384())},
+					{ID: "p521", PKIX: public(t, p521())},
+					{ID: "ed", PKIX: public(t, edKey())},
+					{ID: "pinned", Algorithm: "PS256", Thumbprint: "TP", PKIX: public(t, otherRSA())},
+				},
+			},
 		},
 		Applications: []policy.Application{
 			{ID: "app-a", Name: "Reader", Owner: "owner-a", Plan: "50PerMin", Keys: []policy.ConsumerKey{{Key: "known"}, {Key: "known-sandbox", Type: policy.Sandbox}}},

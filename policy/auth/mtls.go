@@ -11,10 +11,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // maxCertificate bounds the header form of a certificate.
@@ -242,8 +241,10 @@ func (t *trial) checkCertificate(chain []*x509.Certificate, exact string) (*Veri
 				between.AddCert(c)
 			}
 		}
-		chains, err := leaf.Verify(x509.VerifyOptions{Roots: t.api.cas.roots, Intermediates: between, CurrentTime: at,
-			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		chains, err := leaf.Verify(x509.VerifyOptions{
+			Roots: t.api.cas.roots, Intermediates: between, CurrentTime: at,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		})
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errCertificate, err)
 		}
@@ -251,11 +252,15 @@ func (t *trial) checkCertificate(chain []*x509.Certificate, exact string) (*Veri
 			from, to = later(from, c.NotBefore), earlier(to, c.NotAfter)
 		}
 	}
-	p := &policy.Principal{Kind: policy.Certificate, Subject: leaf.Subject.String(), Tenant: "carbon.super",
-		SubscriptionPlan: policy.Unauthenticated, Certificate: leaf.Raw, Cached: true}
-	v := &Verified{guard: t.g, exact: exact, size: len(exact) + 2*len(leaf.Raw) + 512, fixed: p,
+	p := &policy.Principal{
+		Kind: policy.Certificate, Subject: leaf.Subject.String(), Tenant: "carbon.super",
+		SubscriptionPlan: policy.Unauthenticated, Certificate: leaf.Raw, Cached: true,
+	}
+	v := &Verified{
+		guard: t.g, exact: exact, size: len(exact) + 2*len(leaf.Raw) + 512, fixed: p,
 		times:  times{from: from.Unix(), to: to.Unix() + 1, bounded: true},
-		idents: []ident{identOfBytes(policy.RevokedKey, leaf.Raw)}}
+		idents: []ident{identOfBytes(policy.RevokedKey, leaf.Raw)},
+	}
 	v.idents = appendUser(v.idents, p)
 	return v, nil
 }

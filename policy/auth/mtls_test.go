@@ -14,12 +14,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
 	"tidegate/policy/policytest"
+	"time"
 )
 
 // party is a certificate with its key.
@@ -32,9 +31,11 @@ type party struct {
 func issue(t testing.TB, name string, by *party, edit func(*x509.Certificate)) *party {
 	t.Helper()
 	key := ecKey(p256().Curve)
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true}
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
 	if by == nil {
 		c.IsCA, c.ExtKeyUsage, c.KeyUsage = true, nil, x509.KeyUsageCertSign
 		c.NotBefore, c.NotAfter = noon.Add(-24*time.Hour), noon.Add(24*time.Hour)
@@ -102,8 +103,11 @@ func TestCertificates(t *testing.T) {
 	revokedCert, revokedName := issue(t, "lost", root, nil), issue(t, "gone", root, nil)
 
 	foreign := issue(t, "other CA", nil, nil)
-	cas := []policy.ClientCA{{Name: "plant", Authorities: [][]byte{root.Raw}}, {Name: "pins", Certificates: [][]byte{pinned.Raw, pinnedOld.Raw}},
-		{Name: "other", Authorities: [][]byte{foreign.Raw}}}
+	cas := []policy.ClientCA{
+		{Name: "plant", Authorities: [][]byte{root.Raw}},
+		{Name: "pins", Certificates: [][]byte{pinned.Raw, pinnedOld.Raw}},
+		{Name: "other", Authorities: [][]byte{foreign.Raw}},
+	}
 	set := mutualSet(t, policy.MutualMandatory, true, cas...)
 	set.APIs[0].ClientCAs = []string{"plant", "pins"}
 	set.Revoked = revoked(revoke(policy.RevokedKey, revokedCert.Raw), revoke(policy.RevokedUser, []byte("CN=gone")))

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/url"
 	"strings"
-
 	"tidegate/policy"
 )
 

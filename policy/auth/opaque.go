@@ -2,10 +2,9 @@ package auth
 
 import (
 	"errors"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
+	"time"
 )
 
 var (
@@ -23,8 +22,10 @@ func (r *Introspected) refusal() *fault.Fault {
 	if r == nil {
 		return fault.InvalidCredentials
 	}
-	for _, f := range []*fault.Fault{fault.Unclassified, fault.MissingCredentials, fault.TokenExpired, fault.TokenInactive,
-		fault.TokenType, fault.NoResource, fault.TemporarilyBlocked, fault.ResourceForbidden, fault.SubscriptionHold, fault.InsufficientScope} {
+	for _, f := range []*fault.Fault{
+		fault.Unclassified, fault.MissingCredentials, fault.TokenExpired, fault.TokenInactive,
+		fault.TokenType, fault.NoResource, fault.TemporarilyBlocked, fault.ResourceForbidden, fault.SubscriptionHold, fault.InsufficientScope,
+	} {
 		if f.Code == r.Code {
 			return f
 		}
@@ -44,8 +45,10 @@ func (t *trial) opaque(s string) (*policy.Principal, *fault.Error) {
 	if !t.g.clear([]ident{key}, t.now) {
 		return nil, t.unauthorized(fault.InvalidCredentials, errRevoked)
 	}
-	r, err := t.g.introspector.Introspect(t.ctx, Question{Token: s, API: t.m.API, Op: t.m.Op,
-		Resource: t.m.Op.Template, Method: t.call.Method()})
+	r, err := t.g.introspector.Introspect(t.ctx, Question{
+		Token: s, API: t.m.API, Op: t.m.Op,
+		Resource: t.m.Op.Template, Method: t.call.Method(),
+	})
 	if err != nil {
 		if f := (*fault.Error)(nil); errors.As(err, &f) {
 			return nil, f

@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // manager is a key manager that knows a few tokens.
@@ -110,7 +109,8 @@ func TestRequiredSubscriptionsOfOpaqueTokens(t *testing.T) {
 	set := base(t)
 	set.Introspection = &policy.Introspection{URL: "https://km.example/introspect", Subscriptions: policy.SubscriptionsRequired}
 	g := open(t, set, auth.Options{Introspector: &manager{tokens: map[string]*auth.Introspected{
-		"anonymous": {Active: true}, "unknown": {Active: true, ConsumerKey: "x"}, "known": {Active: true, ConsumerKey: "known"}}}})
+		"anonymous": {Active: true}, "unknown": {Active: true, ConsumerKey: "x"}, "known": {Active: true, ConsumerKey: "known"},
+	}}})
 	for token, want := range map[string]*fault.Fault{"anonymous": fault.Unclassified, "unknown": fault.ResourceForbidden, "known": nil} {
 		p, err := g.ask(t, "/jwt", "Authorization", "Bearer "+token)
 		check(t, token, p, err, want)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"slices"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 )

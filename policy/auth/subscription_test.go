@@ -2,7 +2,6 @@ package auth_test
 
 import (
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"

@@ -9,12 +9,11 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"tidegate/policy"
+	"tidegate/policy/fault"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"tidegate/policy"
-	"tidegate/policy/fault"
 )
 
 // token is what a genuine JWT says, apart from any API.
@@ -372,8 +371,10 @@ func (g *Guard) accept(s string, tok *jwt.Token, o object, from *issuer, apiKey 
 	g.identify(t)
 	v := &Verified{
 		guard: g, exact: strings.Clone(s), size: 3*len(s) + 1024, token: t,
-		times: times{from: nbf, to: exp, bounded: bounded, leeway: int64(from.Leeway),
-			unproven: from.Unproven, graceSeconds: int64(from.UnprovenGrace)},
+		times: times{
+			from: nbf, to: exp, bounded: bounded, leeway: int64(from.Leeway),
+			unproven: from.Unproven, graceSeconds: int64(from.UnprovenGrace),
+		},
 	}
 	sig := tok.Signature
 	if strings.HasPrefix(tok.Method.Alg(), "ES") {

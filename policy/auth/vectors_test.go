@@ -8,11 +8,10 @@ import (
 	"encoding/base64"
 	"math/big"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/fault"
+	"time"
 )
 
 // The signed tokens of RFC 7515, appendices A.2 (RS256) and A.3 (ES256).

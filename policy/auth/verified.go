@@ -9,7 +9,6 @@ import (
 	"sort"
 	"strings"
 	"sync/atomic"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 )

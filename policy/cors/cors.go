@@ -12,9 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // A Field is one line of a header; the name is in canonical form.

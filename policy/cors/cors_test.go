@@ -3,11 +3,10 @@ package cors_test
 import (
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/cors"
 	"tidegate/policy/policytest"
+	"time"
 )
 
 const (
@@ -25,8 +24,10 @@ func lines(f []cors.Field) string {
 }
 
 var (
-	strict = &policy.CORS{Origins: []string{origin, "http://localhost:3000", "null"}, Methods: []string{"GET", "PUT"},
-		Headers: []string{"X-Trace", "Content-Type"}, Expose: []string{"X-Count"}, Credentials: true, MaxAge: 90 * time.Second}
+	strict = &policy.CORS{
+		Origins: []string{origin, "http://localhost:3000", "null"}, Methods: []string{"GET", "PUT"},
+		Headers: []string{"X-Trace", "Content-Type"}, Expose: []string{"X-Count"}, Credentials: true, MaxAge: 90 * time.Second,
+	}
 	open     = &policy.CORS{Origins: []string{"*"}, Methods: []string{"*"}, Headers: []string{"*"}, Credentials: true}
 	wildCred = &policy.CORS{Origins: []string{origin}, Methods: []string{"*"}, Headers: []string{"*"}, Credentials: true}
 	private  = &policy.CORS{Origins: []string{origin}, Private: true}
@@ -44,8 +45,10 @@ func TestPreflight(t *testing.T) {
 		want   string
 	}{
 		{"off", nil, ask(origin, "GET"), ""},
-		{"listed", strict, ask(origin, "PUT", "Access-Control-Request-Headers", "x-trace"),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET, PUT\nAccess-Control-Allow-Headers: X-Trace, Content-Type\nAccess-Control-Max-Age: 90"},
+		{
+			"listed", strict, ask(origin, "PUT", "Access-Control-Request-Headers", "x-trace"),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET, PUT\nAccess-Control-Allow-Headers: X-Trace, Content-Type\nAccess-Control-Max-Age: 90",
+		},
 		{"not listed", strict, ask("https://evil.example", "PUT"), varyP},
 		{"listed as prefix", strict, ask(origin+".evil.example", "PUT"), varyP},
 		{"listed as suffix", strict, ask("https://evilshop.example", "PUT"), varyP},
@@ -55,27 +58,47 @@ func TestPreflight(t *testing.T) {
 		{"upper case", strict, ask("HTTPS://SHOP.EXAMPLE", "PUT"), varyP},
 		{"two in one line", strict, ask(origin+" https://evil.example", "PUT"), varyP},
 		{"two lines", strict, append(ask(origin, "PUT"), "Origin", "https://evil.example"), varyP},
-		{"null without credentials", strict, ask("null", "PUT"),
-			varyP + "\nAccess-Control-Allow-Origin: null\nAccess-Control-Allow-Methods: GET, PUT\nAccess-Control-Allow-Headers: X-Trace, Content-Type\nAccess-Control-Max-Age: 90"},
+		{
+			"null without credentials", strict, ask("null", "PUT"),
+			varyP + "\nAccess-Control-Allow-Origin: null\nAccess-Control-Allow-Methods: GET, PUT\nAccess-Control-Allow-Headers: X-Trace, Content-Type\nAccess-Control-Max-Age: 90",
+		},
 		{"null not listed", wildCred, ask("null", "PUT"), varyP},
-		{"asterisk is never with credentials", open, ask("https://any.example", "PATCH", "Access-Control-Request-Headers", "authorization, x-a"),
-			varyP + "\nAccess-Control-Allow-Origin: *\nAccess-Control-Allow-Methods: PATCH\nAccess-Control-Allow-Headers: authorization, x-a"},
-		{"asterisks are named with credentials", wildCred, ask(origin, "PATCH", "Access-Control-Request-Headers", "authorization"),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: PATCH\nAccess-Control-Allow-Headers: authorization"},
-		{"hostile method", wildCred, ask(origin, "GET, DELETE\r\nX: y"),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: DELETE, GET"},
-		{"hostile headers", wildCred, ask(origin, "GET", "Access-Control-Request-Headers", "x-a\r\nSet-Cookie: b=c"),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET"},
-		{"too many headers", wildCred, ask(origin, "GET", "Access-Control-Request-Headers", strings.Repeat("x-a,", 300)),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET"},
-		{"headers in two lines", wildCred, ask(origin, "GET", "Access-Control-Request-Headers", "x-a", "Access-Control-Request-Headers", "x-b"),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET\nAccess-Control-Allow-Headers: x-a, x-b"},
-		{"private network asked", private, ask(origin, "GET", "Access-Control-Request-Private-Network", "true"),
-			varyP + ", Access-Control-Request-Private-Network\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Methods: DELETE, GET\nAccess-Control-Allow-Private-Network: true"},
-		{"private network not asked", private, ask(origin, "GET"),
-			varyP + ", Access-Control-Request-Private-Network\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Methods: DELETE, GET"},
-		{"private network not allowed", strict, ask(origin, "GET", "Access-Control-Request-Private-Network", "true"),
-			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET, PUT\nAccess-Control-Allow-Headers: X-Trace, Content-Type\nAccess-Control-Max-Age: 90"},
+		{
+			"asterisk is never with credentials", open, ask("https://any.example", "PATCH", "Access-Control-Request-Headers", "authorization, x-a"),
+			varyP + "\nAccess-Control-Allow-Origin: *\nAccess-Control-Allow-Methods: PATCH\nAccess-Control-Allow-Headers: authorization, x-a",
+		},
+		{
+			"asterisks are named with credentials", wildCred, ask(origin, "PATCH", "Access-Control-Request-Headers", "authorization"),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: PATCH\nAccess-Control-Allow-Headers: authorization",
+		},
+		{
+			"hostile method", wildCred, ask(origin, "GET, DELETE\r\nX: y"),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: DELETE, GET",
+		},
+		{
+			"hostile headers", wildCred, ask(origin, "GET", "Access-Control-Request-Headers", "x-a\r\nSet-Cookie: b=c"),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET",
+		},
+		{
+			"too many headers", wildCred, ask(origin, "GET", "Access-Control-Request-Headers", strings.Repeat("x-a,", 300)),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET",
+		},
+		{
+			"headers in two lines", wildCred, ask(origin, "GET", "Access-Control-Request-Headers", "x-a", "Access-Control-Request-Headers", "x-b"),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET\nAccess-Control-Allow-Headers: x-a, x-b",
+		},
+		{
+			"private network asked", private, ask(origin, "GET", "Access-Control-Request-Private-Network", "true"),
+			varyP + ", Access-Control-Request-Private-Network\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Methods: DELETE, GET\nAccess-Control-Allow-Private-Network: true",
+		},
+		{
+			"private network not asked", private, ask(origin, "GET"),
+			varyP + ", Access-Control-Request-Private-Network\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Methods: DELETE, GET",
+		},
+		{
+			"private network not allowed", strict, ask(origin, "GET", "Access-Control-Request-Private-Network", "true"),
+			varyP + "\nAccess-Control-Allow-Origin: " + origin + "\nAccess-Control-Allow-Credentials: true\nAccess-Control-Allow-Methods: GET, PUT\nAccess-Control-Allow-Headers: X-Trace, Content-Type\nAccess-Control-Max-Age: 90",
+		},
 	} {
 		call := policytest.New("OPTIONS", "/x", tc.fields...)
 		if !cors.IsPreflight(call) {

@@ -3,7 +3,6 @@ package fault_test
 import (
 	"encoding/json"
 	"testing"
-
 	"tidegate/policy/fault"
 )
 

@@ -16,9 +16,8 @@ import (
 	"math/big"
 	"slices"
 	"strings"
-	"unicode/utf8"
-
 	"tidegate/policy"
+	"unicode/utf8"
 )
 
 // Bounds of a set.

@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"strings"
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/jwk"
 )

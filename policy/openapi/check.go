@@ -9,13 +9,12 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"tidegate/policy"
+	"tidegate/policy/source"
 
 	"github.com/getkin/kin-openapi/openapi2"
 	"github.com/getkin/kin-openapi/openapi2conv"
 	"github.com/getkin/kin-openapi/openapi3"
-
-	"tidegate/policy"
-	"tidegate/policy/source"
 )
 
 const (

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )
@@ -118,8 +117,10 @@ func convert(root *source.Node, opt Options, r *source.Report) *Document {
 	d.apiSecurity(api)
 	d.operations(api)
 	if len(api.Operations) == 0 {
-		d.r.Add(source.Finding{Pos: root.Pos, Severity: source.Warning, Object: d.object,
-			Message: "no operations: nothing of it will be served", Hint: "remove the file from apis, or add paths"})
+		d.r.Add(source.Finding{
+			Pos: root.Pos, Severity: source.Warning, Object: d.object,
+			Message: "no operations: nothing of it will be served", Hint: "remove the file from apis, or add paths",
+		})
 	}
 	d.dropped()
 	return d.doc
@@ -138,8 +139,10 @@ func (d *reader) version() bool {
 	v := d.root.Value("openapi")
 	switch {
 	case v == nil:
-		d.r.Add(source.Finding{Pos: d.root.Pos, Severity: source.Error,
-			Message: "not an OpenAPI document: no key openapi or swagger", Hint: "begin it with openapi: 3.1.0"})
+		d.r.Add(source.Finding{
+			Pos: d.root.Pos, Severity: source.Error,
+			Message: "not an OpenAPI document: no key openapi or swagger", Hint: "begin it with openapi: 3.1.0",
+		})
 		return false
 	case strings.HasPrefix(v.Text, "3.0"):
 		return true
@@ -185,8 +188,10 @@ func (d *reader) resolve(n *source.Node, object string) *source.Node {
 func (d *reader) pointer(ref *source.Node, object string) *source.Node {
 	p, inner := strings.CutPrefix(ref.Text, "#")
 	if !inner {
-		d.r.Add(source.Finding{Pos: ref.Pos, Severity: source.Error, Object: object,
-			Message: fmt.Sprintf("$ref %q leaves the document", ref.Text), Hint: "bundle the document into one file first"})
+		d.r.Add(source.Finding{
+			Pos: ref.Pos, Severity: source.Error, Object: object,
+			Message: fmt.Sprintf("$ref %q leaves the document", ref.Text), Hint: "bundle the document into one file first",
+		})
 		return nil
 	}
 	n := d.root

@@ -5,10 +5,9 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
+	"time"
 )
 
 const (
@@ -63,8 +62,10 @@ func (d *reader) side(o *source.Object, key, name string, derived bool) policy.E
 		ref, ok := strings.CutPrefix(v.Text, "#/x-wso2-endpoints/")
 		e, known := d.named[ref]
 		if !ok || !known {
-			f := source.Finding{Pos: v.Pos, Severity: source.Error, Object: o.Name,
-				Message: fmt.Sprintf("%s: %q is not one of x-wso2-endpoints", key, v.Text)}
+			f := source.Finding{
+				Pos: v.Pos, Severity: source.Error, Object: o.Name,
+				Message: fmt.Sprintf("%s: %q is not one of x-wso2-endpoints", key, v.Text),
+			}
 			names := make([]string, 0, len(d.named))
 			for _, n := range d.doc.Endpoints {
 				names = append(names, n.Name)
@@ -140,9 +141,11 @@ var etcd = regexp.MustCompile(`^etcd\(\s*([^,]+?)\s*,\s*(.+?)\s*\)$`)
 // target returns the URL to use for what was written.
 func (d *reader) target(text string, pos policy.Pos, object string) string {
 	if m := etcd.FindStringSubmatch(text); m != nil {
-		d.r.Add(source.Finding{Pos: pos, Severity: source.Warning, Object: object,
+		d.r.Add(source.Finding{
+			Pos: pos, Severity: source.Warning, Object: object,
 			Message: fmt.Sprintf("etcd key %q is not looked up: its default %s is used", m[1], m[2]),
-			Hint:    "override the endpoint by name in the configuration of the device"})
+			Hint:    "override the endpoint by name in the configuration of the device",
+		})
 		text = m[2]
 	}
 	return text
@@ -180,9 +183,11 @@ func (d *reader) backendAuth(o *source.Object, name string) *policy.BackendAuth 
 	}
 	a.Secret = policy.Secret(SecretPath("endpoints", name, part))
 	if p := s.Value("password"); p != nil {
-		d.r.Add(source.Finding{Pos: p.Pos, Severity: source.Error, Object: s.Name, Security: true,
+		d.r.Add(source.Finding{
+			Pos: p.Pos, Severity: source.Error, Object: s.Name, Security: true,
 			Message: "password: a document is not the place for a secret, it would be readable in the bundle",
-			Hint:    fmt.Sprintf("move it to secrets.yaml as %s", a.Secret)})
+			Hint:    fmt.Sprintf("move it to secrets.yaml as %s", a.Secret),
+		})
 	}
 	s.Has("header")
 	s.Has("client_id")

@@ -4,10 +4,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
+	"time"
 )
 
 // documentKeys and operationKeys are the extensions known at each level. A name of
@@ -114,9 +113,11 @@ func (d *reader) interceptors(o *source.Object) {
 		if v == nil {
 			continue
 		}
-		f := source.Finding{Pos: v.Pos, Severity: source.Error, Object: o.Name, Security: true,
+		f := source.Finding{
+			Pos: v.Pos, Severity: source.Error, Object: o.Name, Security: true,
 			Message: fmt.Sprintf("%s: %q is code, which cannot be kept", key, v.Text),
-			Hint:    "say it with x-tidegate-transform, or put accept_dropped: [interceptors] in tide.yaml to lose it"}
+			Hint:    "say it with x-tidegate-transform, or put accept_dropped: [interceptors] in tide.yaml to lose it",
+		}
 		if d.opt.AcceptInterceptors {
 			f.Severity, f.Hint = source.Dropped, ""
 		}

@@ -10,11 +10,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // sharedData returns the folder of documents of others, or skips.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
 	"tidegate/policy/source"
 )
 
@@ -408,9 +407,11 @@ var unicodeEscape = regexp.MustCompile(`\\u([0-9a-fA-F]{4})`)
 func (c *converter) pattern(w *members, v *source.Node) {
 	p := unicodeEscape.ReplaceAllString(v.Text, `\x{$1}`)
 	if _, err := regexp.Compile(p); err != nil || !v.IsScalar() {
-		c.d.r.Add(source.Finding{Pos: v.Pos, Severity: source.Warning, Object: c.object, Security: true,
+		c.d.r.Add(source.Finding{
+			Pos: v.Pos, Severity: source.Warning, Object: c.object, Security: true,
 			Message: "schema: pattern " + strconv.Quote(v.Text) + " is not kept: RE2 has no look-ahead and no back-references",
-			Hint:    "write it without them, or as an enum"})
+			Hint:    "write it without them, or as an enum",
+		})
 		return
 	}
 	w.name("pattern")

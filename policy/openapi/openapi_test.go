@@ -9,12 +9,11 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"tidegate/policy"
+	"tidegate/policy/source"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
-
-	"tidegate/policy"
-	"tidegate/policy/source"
 )
 
 // read reads one document from a text.

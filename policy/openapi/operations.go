@@ -3,7 +3,6 @@ package openapi
 import (
 	"fmt"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )
@@ -98,9 +97,11 @@ func (d *reader) plan(api *policy.API, op *policy.Operation, o *source.Object) {
 		return
 	}
 	if api.Plan != "" {
-		d.r.Add(source.Finding{Pos: o.Pos(key), Severity: source.Warning, Object: o.Name,
+		d.r.Add(source.Finding{
+			Pos: o.Pos(key), Severity: source.Warning, Object: o.Name,
 			Message: fmt.Sprintf("plan %q is ignored: the API has the plan %q", op.Plan, api.Plan),
-			Hint:    "remove one of them"})
+			Hint:    "remove one of them",
+		})
 		op.Plan = ""
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"mime"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )
@@ -38,9 +37,11 @@ func (d *reader) addSchema(s policy.Schema, c *converter, pos policy.Pos) policy
 	}
 	s.Defs = c.definitions()
 	if n := len(s.Defs) + len(s.Body); n > maxSchema {
-		d.r.Add(source.Finding{Pos: pos, Severity: source.Error, Object: c.object,
+		d.r.Add(source.Finding{
+			Pos: pos, Severity: source.Error, Object: c.object,
 			Message: fmt.Sprintf("its schemas are larger than %d KiB", maxSchema>>10),
-			Hint:    "set x-tidegate-validate: false for this operation"})
+			Hint:    "set x-tidegate-validate: false for this operation",
+		})
 		return 0
 	}
 	d.doc.Schemas = append(d.doc.Schemas, Schema{s, pos, c.object})

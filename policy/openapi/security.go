@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )
@@ -96,8 +95,10 @@ func (d *reader) apiSecurity(api *policy.API) {
 	if a := o.Object("x-wso2-application-security"); a != nil {
 		api.Optional = a.Bool(false, "optional")
 		if api.Optional && api.MutualTLS != policy.MutualMandatory {
-			d.r.Add(source.Finding{Pos: a.Pos("optional"), Severity: source.Error, Object: a.Name, Security: true,
-				Message: "optional: true needs x-wso2-mutual-ssl: mandatory", Hint: "without it anybody could call the API"})
+			d.r.Add(source.Finding{
+				Pos: a.Pos("optional"), Severity: source.Error, Object: a.Name, Security: true,
+				Message: "optional: true needs x-wso2-mutual-ssl: mandatory", Hint: "without it anybody could call the API",
+			})
 		}
 	}
 }
@@ -121,8 +122,10 @@ func (d *reader) operationSecurity(api *policy.API, op *policy.Operation, o *sou
 		open = o.Bool(false, "x-wso2-disable-security")
 	}
 	if x := o.Object("x-wso2-application-security"); x != nil && x.Has("optional") && x.Bool(false, "optional") && !api.Optional {
-		d.r.Add(source.Finding{Pos: x.Pos("optional"), Severity: source.Error, Object: o.Name, Security: true,
-			Message: "application security can be made optional for the whole API only", Hint: "set optional: true at the top of the document"})
+		d.r.Add(source.Finding{
+			Pos: x.Pos("optional"), Severity: source.Error, Object: o.Name, Security: true,
+			Message: "application security can be made optional for the whole API only", Hint: "set optional: true at the top of the document",
+		})
 	}
 	if open {
 		return
@@ -225,8 +228,10 @@ func (d *reader) requirements(o *source.Object) security {
 	case empty == len(v.List):
 		s.open = true
 	case empty > 0:
-		d.r.Add(source.Finding{Pos: v.Pos, Severity: source.Warning, Object: o.Name,
-			Message: "security: the empty alternative {} is not kept, so a credential is needed", Hint: "use security: [] for an operation that anybody may call"})
+		d.r.Add(source.Finding{
+			Pos: v.Pos, Severity: source.Warning, Object: o.Name,
+			Message: "security: the empty alternative {} is not kept, so a credential is needed", Hint: "use security: [] for an operation that anybody may call",
+		})
 	}
 	return s
 }
@@ -241,8 +246,10 @@ func (d *reader) requirement(req *source.Node, object string) (alt policy.Altern
 			d.r.Warnf(k.Pos, object, `security: the scheme "default" is not defined: taken for OAuth 2.0`)
 			s = scheme{policy.Scheme{Kind: policy.OAuth2}, true}
 		case !known:
-			f := source.Finding{Pos: k.Pos, Severity: source.Error, Object: object, Security: true,
-				Message: fmt.Sprintf("security: unknown scheme %q", k.Name)}
+			f := source.Finding{
+				Pos: k.Pos, Severity: source.Error, Object: object, Security: true,
+				Message: fmt.Sprintf("security: unknown scheme %q", k.Name),
+			}
 			names := make([]string, 0, len(d.schemes))
 			for n := range d.schemes {
 				names = append(names, n)
@@ -254,9 +261,11 @@ func (d *reader) requirement(req *source.Node, object string) (alt policy.Altern
 			d.r.Add(f)
 			return nil, nil
 		case !s.ok:
-			d.r.Add(source.Finding{Pos: k.Pos, Severity: source.Error, Object: object, Security: true,
+			d.r.Add(source.Finding{
+				Pos: k.Pos, Severity: source.Error, Object: object, Security: true,
 				Message: fmt.Sprintf("security: the scheme %q is of a kind that is not supported", k.Name),
-				Hint:    "supported: oauth2, openIdConnect, http basic and bearer, apiKey, mutualTLS"})
+				Hint:    "supported: oauth2, openIdConnect, http basic and bearer, apiKey, mutualTLS",
+			})
 			return nil, nil
 		}
 		if s.Kind == policy.OAuth2 && k.Value != nil {

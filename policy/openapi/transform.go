@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/textproto"
 	"strings"
-
 	"tidegate/policy"
 )
 

@@ -3,11 +3,10 @@ package project
 import (
 	"fmt"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/jwk"
 	"tidegate/policy/source"
+	"time"
 )
 
 // auth reads auth.yaml.
@@ -166,14 +165,18 @@ func (l *loader) user(o *source.Object) {
 	u.Hash = o.Need("password_hash")
 	if algorithm, sum, ok := wso2Hash(u.Hash); ok {
 		u.Hash = "@" + algorithm + ":" + sum
-		l.report.Add(Finding{Pos: o.Pos("password_hash"), Severity: Warning, Object: o.Name, Security: true,
-			Message: fmt.Sprintf("the password is kept as plain %s, which is guessed quickly", algorithm), Hint: "use Argon2id"})
+		l.report.Add(Finding{
+			Pos: o.Pos("password_hash"), Severity: Warning, Object: o.Name, Security: true,
+			Message: fmt.Sprintf("the password is kept as plain %s, which is guessed quickly", algorithm), Hint: "use Argon2id",
+		})
 	}
 	u.Scopes = o.Texts("scopes")
 	u.Plan = o.Text("plan")
 	if o.Value("password") != nil {
-		l.report.Add(Finding{Pos: o.Pos("password"), Severity: Error, Object: o.Name, Security: true,
-			Message: "password: a password in a project is readable by everybody who has the bundle", Hint: "give its hash as password_hash"})
+		l.report.Add(Finding{
+			Pos: o.Pos("password"), Severity: Error, Object: o.Name, Security: true,
+			Message: "password: a password in a project is readable by everybody who has the bundle", Hint: "give its hash as password_hash",
+		})
 	}
 	o.Close()
 	l.set.Users = append(l.set.Users, u)

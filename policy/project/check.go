@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/auth"
 	"tidegate/policy/route"
@@ -105,19 +104,25 @@ func (l *loader) warn() {
 			}
 		}
 		if open == len(a.Operations) && open > 0 && a.MutualTLS == policy.MutualNone {
-			l.report.Add(Finding{Pos: a.Pos, Severity: Warning, Object: object, Security: true,
-				Message: "anybody may call every operation", Hint: "remove security: [], x-wso2-disable-security or x-auth-type: None where that is not meant"})
+			l.report.Add(Finding{
+				Pos: a.Pos, Severity: Warning, Object: object, Security: true,
+				Message: "anybody may call every operation", Hint: "remove security: [], x-wso2-disable-security or x-auth-type: None where that is not meant",
+			})
 		} else if open > 0 && !custom && a.MutualTLS == policy.MutualNone {
-			l.report.Add(Finding{Pos: a.Pos, Severity: Warning, Object: object,
+			l.report.Add(Finding{
+				Pos: a.Pos, Severity: Warning, Object: object,
 				Message: fmt.Sprintf("%d operations need no credential, and no plan limits them", open),
-				Hint:    "define Unauthenticated in subscriptionPolicies of policies.yaml"})
+				Hint:    "define Unauthenticated in subscriptionPolicies of policies.yaml",
+			})
 			custom = true // once is enough
 		}
 		if c := a.CORS; c != nil {
 			for _, o := range c.Origins {
 				if o != "*" && !strings.Contains(o, "://") {
-					l.report.Add(Finding{Pos: a.Pos, Severity: Warning, Object: object,
-						Message: fmt.Sprintf("CORS: the origin %q has no scheme: no browser will send it", o), Hint: "write https://" + o})
+					l.report.Add(Finding{
+						Pos: a.Pos, Severity: Warning, Object: object,
+						Message: fmt.Sprintf("CORS: the origin %q has no scheme: no browser will send it", o), Hint: "write https://" + o,
+					})
 				}
 			}
 		}
@@ -149,8 +154,10 @@ func (l *loader) warnBlocks() {
 	for _, b := range l.set.Blocked {
 		known := slices.ContainsFunc(l.set.APIs, func(a policy.API) bool { return a.BasePath == strings.TrimSuffix(b.Value, "/") })
 		if b.Kind == policy.BlockAPI && !known {
-			l.report.Add(Finding{Pos: b.Pos, Severity: Warning, Object: "block condition", Security: true,
-				Message: fmt.Sprintf("no API answers at %s: nothing is blocked", b.Value), Hint: "give the base path with its version"})
+			l.report.Add(Finding{
+				Pos: b.Pos, Severity: Warning, Object: "block condition", Security: true,
+				Message: fmt.Sprintf("no API answers at %s: nothing is blocked", b.Value), Hint: "give the base path with its version",
+			})
 		}
 	}
 }
@@ -165,9 +172,11 @@ func (l *loader) checkSchemas() {
 		total += len(s.Body) + len(s.Defs)
 	}
 	if total > maxSchemas {
-		l.report.Add(Finding{Pos: l.schemas[0].Pos, Severity: Error,
+		l.report.Add(Finding{
+			Pos: l.schemas[0].Pos, Severity: Error,
 			Message: fmt.Sprintf("the schemas of the project need %d MiB, a device has room for %d", total>>20, maxSchemas>>20),
-			Hint:    "validate fewer operations: x-tidegate-validate stands at an API or at an operation"})
+			Hint:    "validate fewer operations: x-tidegate-validate stands at an API or at an operation",
+		})
 		return
 	}
 	for i := range l.schemas {

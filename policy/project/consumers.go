@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )
@@ -80,15 +79,19 @@ func (l *loader) apiKey(o *source.Object) {
 	if b, err := hex.DecodeString(sum); err == nil && len(b) == len(k.Hash) {
 		copy(k.Hash[:], b)
 	} else if sum != "" {
-		l.report.Add(Finding{Pos: o.Pos("sha256"), Severity: Error, Object: o.Name,
-			Message: "sha256: want 64 hex digits", Hint: "tidectl apikey new prints the key and its SHA-256"})
+		l.report.Add(Finding{
+			Pos: o.Pos("sha256"), Severity: Error, Object: o.Name,
+			Message: "sha256: want 64 hex digits", Hint: "tidectl apikey new prints the key and its SHA-256",
+		})
 	}
 	if t := o.Time("expires"); !t.IsZero() {
 		k.Expires = uint64(t.Unix())
 	}
 	if o.Value("key") != nil {
-		l.report.Add(Finding{Pos: o.Pos("key"), Severity: Error, Object: o.Name, Security: true,
-			Message: "key: a key in a project is readable by everybody who has the bundle", Hint: "give its SHA-256 as sha256"})
+		l.report.Add(Finding{
+			Pos: o.Pos("key"), Severity: Error, Object: o.Name, Security: true,
+			Message: "key: a key in a project is readable by everybody who has the bundle", Hint: "give its SHA-256 as sha256",
+		})
 	}
 	o.Close()
 	l.set.APIKeys.Keys = append(l.set.APIKeys.Keys, k)

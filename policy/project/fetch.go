@@ -3,7 +3,6 @@ package project
 import (
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/jwk"
 	"tidegate/policy/source"
@@ -33,8 +32,10 @@ func (l *loader) whereFetched(o *source.Object, i *policy.Issuer) string {
 	case i.JWKSURL == "" && i.TLS != "":
 		o.Errorf("tls", "there is no jwks_url that it could be for")
 	case strings.HasPrefix(i.JWKSURL, "http://"):
-		l.report.Add(Finding{Pos: o.Pos("jwks_url"), Severity: Warning, Object: o.Name, Security: true,
-			Message: "jwks_url: whoever is on the way can put keys of their own in the answer", Hint: "use https"})
+		l.report.Add(Finding{
+			Pos: o.Pos("jwks_url"), Severity: Warning, Object: o.Name, Security: true,
+			Message: "jwks_url: whoever is on the way can put keys of their own in the answer", Hint: "use https",
+		})
 	}
 	return where
 }
@@ -51,8 +52,10 @@ func (l *loader) fetched(o *source.Object, i *policy.Issuer, where string) []pol
 	}
 	b, err := l.fetch(i.JWKSURL, profile, jwk.MaxBytes)
 	if err != nil {
-		l.report.Add(Finding{Pos: o.Pos("jwks_url"), Severity: Error, Object: o.Name, Message: "jwks_url: not fetched: " + err.Error(),
-			Hint: "the keys belong into the bundle: build where it can be reached, or save the set as a file and name it as jwks"})
+		l.report.Add(Finding{
+			Pos: o.Pos("jwks_url"), Severity: Error, Object: o.Name, Message: "jwks_url: not fetched: " + err.Error(),
+			Hint: "the keys belong into the bundle: build where it can be reached, or save the set as a file and name it as jwks",
+		})
 		return nil
 	}
 	keys, err := jwk.Parse(b)

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-
 	"tidegate/policy"
 	"tidegate/policy/jwk"
 )

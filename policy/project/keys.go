@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"path"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/jwk"
 	"tidegate/policy/openapi"
@@ -129,8 +128,10 @@ func (l *loader) certificates(o *source.Object, key string) [][]byte {
 				break
 			}
 			if strings.Contains(block.Type, "PRIVATE KEY") {
-				l.report.Add(Finding{Pos: n.Pos, Severity: Error, Object: o.Name, Security: true,
-					Message: key + ": a private key must not be here", Hint: "put it into secrets.yaml"})
+				l.report.Add(Finding{
+					Pos: n.Pos, Severity: Error, Object: o.Name, Security: true,
+					Message: key + ": a private key must not be here", Hint: "put it into secrets.yaml",
+				})
 				continue
 			}
 			if block.Type != "CERTIFICATE" {
@@ -163,8 +164,10 @@ func (l *loader) profile(e source.NamedObject) {
 		ClientCert: l.certificates(o, "certificate"),
 	}
 	if t.AnyName {
-		l.report.Add(Finding{Pos: o.Pos("verify_hostname"), Severity: Warning, Object: o.Name, Security: true,
-			Message: "the host name of the backend is not verified: any certificate of the authorities will do"})
+		l.report.Add(Finding{
+			Pos: o.Pos("verify_hostname"), Severity: Warning, Object: o.Name, Security: true,
+			Message: "the host name of the backend is not verified: any certificate of the authorities will do",
+		})
 	}
 	switch o.Word("min_version", "1.2", "1.3") {
 	case "1.3":

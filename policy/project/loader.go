@@ -8,7 +8,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/openapi"
 	"tidegate/policy/source"
@@ -68,8 +67,10 @@ func (l *loader) load() {
 func (l *loader) file(name string, needed bool) *source.Object {
 	if _, err := fs.Stat(l.fsys, name); errors.Is(err, fs.ErrNotExist) {
 		if needed {
-			l.report.Add(Finding{Pos: policy.Pos{File: name}, Severity: Error,
-				Message: "no such file: this folder is no project", Hint: "tidectl init DIR makes one"})
+			l.report.Add(Finding{
+				Pos: policy.Pos{File: name}, Severity: Error,
+				Message: "no such file: this folder is no project", Hint: "tidectl init DIR makes one",
+			})
 		}
 		return nil
 	}
@@ -131,8 +132,10 @@ func (l *loader) apis() {
 	}
 	l.strayOverlays(entries)
 	if !found {
-		l.report.Add(Finding{Pos: policy.Pos{File: apisDir}, Severity: Error,
-			Message: "no API: want one OpenAPI document per API, .yaml or .json", Hint: "tidectl import openapi FILE adds one"})
+		l.report.Add(Finding{
+			Pos: policy.Pos{File: apisDir}, Severity: Error,
+			Message: "no API: want one OpenAPI document per API, .yaml or .json", Hint: "tidectl import openapi FILE adds one",
+		})
 	}
 }
 
@@ -207,8 +210,10 @@ func (l *loader) acceptPlans() {
 	take := func(name *string, pos policy.Pos, object string) {
 		known := slices.ContainsFunc(l.set.Plans, func(p policy.Plan) bool { return p.Kind == policy.ResourcePlan && p.Name == *name })
 		if *name != "" && !known {
-			l.report.Add(Finding{Pos: pos, Severity: Dropped, Object: object, Security: true,
-				Message: fmt.Sprintf("unknown plan %q: this level is not limited", *name)})
+			l.report.Add(Finding{
+				Pos: pos, Severity: Dropped, Object: object, Security: true,
+				Message: fmt.Sprintf("unknown plan %q: this level is not limited", *name),
+			})
 			*name = ""
 		}
 	}

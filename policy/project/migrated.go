@@ -3,7 +3,6 @@ package project
 import (
 	"io/fs"
 	"slices"
-
 	"tidegate/policy"
 )
 
@@ -20,13 +19,17 @@ func (l *loader) warnMigrated() {
 		return slices.ContainsFunc(l.set.Plans, func(p policy.Plan) bool { return p.Kind == policy.SubscriptionPlan && p.Name == name })
 	}
 	if !has(policy.Unauthenticated) {
-		l.report.Add(Finding{Pos: policy.Pos{File: plansFile}, Severity: Warning, Security: true,
+		l.report.Add(Finding{
+			Pos: policy.Pos{File: plansFile}, Severity: Warning, Security: true,
 			Message: "no subscription plan Unauthenticated: calls without a subscription are not limited, as API Manager limits them",
-			Hint:    "define Unauthenticated in subscriptionPolicies"})
+			Hint:    "define Unauthenticated in subscriptionPolicies",
+		})
 	}
 	if len(l.set.Users) > 0 && !has(policy.DefaultPlan) {
-		l.report.Add(Finding{Pos: policy.Pos{File: plansFile}, Severity: Warning, Security: true,
+		l.report.Add(Finding{
+			Pos: policy.Pos{File: plansFile}, Severity: Warning, Security: true,
 			Message: "no subscription plan Default: users who log in with HTTP Basic are not limited, as API Manager limits them",
-			Hint:    "define Default in subscriptionPolicies"})
+			Hint:    "define Default in subscriptionPolicies",
+		})
 	}
 }

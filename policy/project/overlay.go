@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
 )
@@ -55,9 +54,11 @@ func (l *loader) strayOverlays(documents []fs.DirEntry) {
 		if known[name] || strings.HasPrefix(o.Name(), ".") {
 			continue
 		}
-		f := Finding{Pos: policy.Pos{File: name}, Severity: Error,
+		f := Finding{
+			Pos: policy.Pos{File: name}, Severity: Error,
 			Message: fmt.Sprintf("there is no document in %s that it could be laid upon", apisDir),
-			Hint:    "an overlay has the name of its document and ends in .yaml"}
+			Hint:    "an overlay has the name of its document and ends in .yaml",
+		}
 		if near := source.Nearest(o.Name(), names); near != "" {
 			f.Hint = "did you mean " + near + "?"
 		}

@@ -5,10 +5,9 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
+	"time"
 )
 
 // units are the lengths of timeUnit. A month and a year are nominal, as WSO2 counts them.
@@ -44,8 +43,10 @@ func (l *loader) plan(e source.NamedObject, kind policy.PlanKind) policy.Plan {
 	o := e.Object
 	p := policy.Plan{Kind: kind, Name: e.Name, Pos: e.Pos, Limit: l.limit(o)}
 	if p.Limit.Count == 0 && !p.Limit.IsZero() {
-		l.report.Add(Finding{Pos: o.Pos("count"), Severity: Warning, Object: o.Name,
-			Message: "a count of 0 never admits a call", Hint: "to refuse somebody, use blocked in consumers.yaml"})
+		l.report.Add(Finding{
+			Pos: o.Pos("count"), Severity: Warning, Object: o.Name,
+			Message: "a count of 0 never admits a call", Hint: "to refuse somebody, use blocked in consumers.yaml",
+		})
 	}
 	if b := o.Object("burst"); b != nil {
 		p.Burst = policy.Burst{Count: b.Int(0, 1, math.MaxInt32, "count"), Per: unit(b, "sec")}

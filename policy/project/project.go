@@ -10,10 +10,9 @@ package project
 
 import (
 	"io/fs"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/source"
+	"time"
 )
 
 // A Finding is one thing to tell about a project.

@@ -11,12 +11,11 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"tidegate/examples"
+	"tidegate/policy"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"tidegate/examples"
-	"tidegate/policy"
 )
 
 // files makes a project of texts.

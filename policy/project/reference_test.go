@@ -15,7 +15,8 @@ const reference = "../../docs/reference/project.md"
 
 // families maps paths of readers to the heading under which the manual describes them.
 var families = []struct{ from, to string }{
-	{"document x-", "x-"}, {"operation x-", "x-"},
+	{"document x-", "x-"},
+	{"operation x-", "x-"},
 	{"x-wso2-sandbox-endpoints", "x-wso2-production-endpoints"},
 	{"x-wso2-endpoints.*", "x-wso2-production-endpoints"},
 	{"policies.yaml subscriptionPolicies.*", "policies.yaml resourcePolicies.*"},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/openapi"
 	"tidegate/policy/source"
@@ -67,13 +66,17 @@ func (l *loader) checkSecrets() {
 			return
 		}
 		if other, taken := used[string(s)]; taken && other != object {
-			l.report.Add(Finding{Pos: pos, Severity: Error, Object: object, Security: true,
-				Message: fmt.Sprintf("its secret %s would also be that of %s", s, other), Hint: "give one of them another name: letter case and special characters do not count"})
+			l.report.Add(Finding{
+				Pos: pos, Severity: Error, Object: object, Security: true,
+				Message: fmt.Sprintf("its secret %s would also be that of %s", s, other), Hint: "give one of them another name: letter case and special characters do not count",
+			})
 		}
 		used[string(s)] = object
 		if _, ok := l.project.Secrets[string(s)]; !ok {
-			l.report.Add(Finding{Pos: pos, Severity: Warning, Object: object,
-				Message: fmt.Sprintf("the secret %s is not in secrets.yaml", s), Hint: "add it, or set " + override + " on each device"})
+			l.report.Add(Finding{
+				Pos: pos, Severity: Warning, Object: object,
+				Message: fmt.Sprintf("the secret %s is not in secrets.yaml", s), Hint: "add it, or set " + override + " on each device",
+			})
 		}
 	}
 	for _, e := range l.set.Endpoints {

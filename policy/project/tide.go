@@ -8,11 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/openapi"
 	"tidegate/policy/source"
+	"time"
 )
 
 // droppable are the losses that a project may accept.
@@ -73,8 +72,10 @@ func (l *loader) manifestName(o *source.Object, key, def string) string {
 		return def
 	}
 	if !manifestName.MatchString(s) {
-		l.report.Add(Finding{Pos: o.Pos(key), Severity: Error, Message: fmt.Sprintf("%s %q is not a name", key, s),
-			Hint: "1 to 64 of a-z, 0-9, dot, underscore and hyphen"})
+		l.report.Add(Finding{
+			Pos: o.Pos(key), Severity: Error, Message: fmt.Sprintf("%s %q is not a name", key, s),
+			Hint: "1 to 64 of a-z, 0-9, dot, underscore and hyphen",
+		})
 	}
 	return s
 }

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 )
 

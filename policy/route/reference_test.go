@@ -7,12 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"pgregory.net/rapid"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/route"
+
+	"pgregory.net/rapid"
 )
 
 // reference is the rule as one would say it: of all templates that fit, the one with the

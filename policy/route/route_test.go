@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/route"
@@ -205,8 +204,11 @@ func TestNewNamesBothSidesOfAConflict(t *testing.T) {
 		{"base path", []policy.API{api("a", "/a", "GET /"), api("b", "/a", "GET /")}, []string{`"a:1.0"`, `"b:1.0"`, `"/a"`}},
 		{"defaults", twoDefaults(), []string{`"a:1.0"`, `"b:1.0"`, `"/c"`}},
 		{"hosts", hosts(), []string{`"a:1.0"`, `"b:1.0"`, `host "y"`}},
-		{"all at once", []policy.API{api("a", "/a", "GET /{", "GET /{x}{y}", "GET /a/*/b", "GET /{a}/{a}", "GET /a//b", "GET /x;y", "GET /..", "GET x", "GET /%zz", "GET /}", "GET /{*}")},
-			[]string{"GET /{:", "{x}{y}", "/a/*/b", `"a" appears twice`, "a segment is empty", "matrix", "dot segments", "slash", "bad percent escape", "GET /}", "GET /{*}"}},
+		{
+			"all at once",
+			[]policy.API{api("a", "/a", "GET /{", "GET /{x}{y}", "GET /a/*/b", "GET /{a}/{a}", "GET /a//b", "GET /x;y", "GET /..", "GET x", "GET /%zz", "GET /}", "GET /{*}")},
+			[]string{"GET /{:", "{x}{y}", "/a/*/b", `"a" appears twice`, "a segment is empty", "matrix", "dot segments", "slash", "bad percent escape", "GET /}", "GET /{*}"},
+		},
 		{"base with parameter", []policy.API{api("a", "/{x}", "GET /")}, []string{"no parameters"}},
 		{"base without slash", []policy.API{api("a", "x", "GET /")}, []string{"slash"}},
 		{"too many", []policy.API{api("a", "/a", "GET "+strings.Repeat("/{a}x", 1)+func() (s string) {

@@ -2,7 +2,6 @@ package route
 
 import (
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 )

@@ -6,11 +6,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"tidegate/policy"
 	"tidegate/policy/strictjson"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // kinds are JSON types, as bits.
@@ -98,8 +97,10 @@ func kindsOf(s *jsonschema.Schema, depth int) kinds {
 	var k kinds
 	if s.Types != nil {
 		for _, t := range s.Types.ToStrings() {
-			k |= map[string]kinds{"string": isString, "number": isNumber, "integer": isNumber, "boolean": isBoolean,
-				"null": isNull, "array": isArray, "object": isObject}[t]
+			k |= map[string]kinds{
+				"string": isString, "number": isNumber, "integer": isNumber, "boolean": isBoolean,
+				"null": isNull, "array": isArray, "object": isObject,
+			}[t]
 		}
 		return k
 	}

@@ -17,12 +17,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/strictjson"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // MaxValues is how many values one checked body may hold. A value costs up to 1.2 KB and 10 µs to check, so

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/policytest"

@@ -10,13 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"tidegate/policy/fault"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
-
-	"tidegate/policy/fault"
 )
 
 // The bounds of what a client is told.

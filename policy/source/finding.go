@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 )
 

@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"unicode/utf8"
-
 	"tidegate/policy"
+	"unicode/utf8"
 )
 
 // jsonReader builds the tree from the tokens of encoding/json. A YAML parser would read

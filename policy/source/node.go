@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-
 	"tidegate/policy"
 )
 

@@ -7,9 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // An Object reads a mapping key by key. What is wrong with a value goes to the report,
@@ -171,8 +170,10 @@ func (o *Object) Duration(def, low, high time.Duration, keys ...string) time.Dur
 	}
 	d, err := ParseDuration(v.Text)
 	if err != nil || !v.IsScalar() {
-		o.report.Add(Finding{Pos: v.Pos, Severity: Error, Object: o.Name,
-			Message: fmt.Sprintf("%s: want a duration, got %s", keys[0], describe(v)), Hint: "write it with its unit: 500ms, 30s, 5m, 12h, 90d"})
+		o.report.Add(Finding{
+			Pos: v.Pos, Severity: Error, Object: o.Name,
+			Message: fmt.Sprintf("%s: want a duration, got %s", keys[0], describe(v)), Hint: "write it with its unit: 500ms, 30s, 5m, 12h, 90d",
+		})
 		return def
 	}
 	if d < low || d > high {
@@ -254,8 +255,10 @@ func (o *Object) Word(key string, words ...string) string {
 	if v.IsScalar() && slices.Contains(words, v.Text) {
 		return v.Text
 	}
-	f := Finding{Pos: v.Pos, Severity: Error, Object: o.Name,
-		Message: fmt.Sprintf("%s: %s is not one of %s", key, describe(v), strings.Join(words, ", "))}
+	f := Finding{
+		Pos: v.Pos, Severity: Error, Object: o.Name,
+		Message: fmt.Sprintf("%s: %s is not one of %s", key, describe(v), strings.Join(words, ", ")),
+	}
 	if near := Nearest(v.Text, words); near != "" {
 		f.Hint = "did you mean " + near + "?"
 	}

@@ -6,11 +6,10 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"tidegate/policy"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"tidegate/policy"
 )
 
 // show writes a tree with the line of each value: {a:1=Text(x)…}.

@@ -8,11 +8,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"tidegate/policy"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
-
-	"tidegate/policy"
 )
 
 func parseYAML(name string, b []byte, r *Report) *Node {

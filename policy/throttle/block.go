@@ -3,7 +3,6 @@ package throttle
 import (
 	"net/netip"
 	"strings"
-
 	"tidegate/policy"
 )
 

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 )
 

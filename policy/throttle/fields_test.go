@@ -28,10 +28,16 @@ func TestFields(t *testing.T) {
 		{"none", nil, Verdict{Tightest: -1}, ``, ``},
 		{"only shared counters", claims(api), Verdict{Tightest: -1}, ``, ``},
 		{"one", claims(gold), Verdict{Remaining: 50, Reset: 29*time.Second + 1}, `"gold";q=5000;w=60`, `"gold";r=50;t=30`},
-		{"a shared one is left out", claims(api, gold, burst), Verdict{Tightest: 2, Remaining: 3, Reset: time.Millisecond},
-			`"gold";q=5000;w=60, "gold-burst";q=20;w=1`, `"gold-burst";r=3;t=1`},
-		{"bytes and quotes", claims(traffic), Verdict{Remaining: 7},
-			`"a \"quoted\" \\ plan";q=1048576;qu="content-bytes";w=86400`, `"a \"quoted\" \\ plan";r=7;t=0`},
+		{
+			"a shared one is left out", claims(api, gold, burst),
+			Verdict{Tightest: 2, Remaining: 3, Reset: time.Millisecond},
+			`"gold";q=5000;w=60, "gold-burst";q=20;w=1`, `"gold-burst";r=3;t=1`,
+		},
+		{
+			"bytes and quotes", claims(traffic),
+			Verdict{Remaining: 7},
+			`"a \"quoted\" \\ plan";q=1048576;qu="content-bytes";w=86400`, `"a \"quoted\" \\ plan";r=7;t=0`,
+		},
 		{"in flight, not ASCII", claims(flying), Verdict{Remaining: -1}, `"%C3%9Cberlast";q=8;qu="concurrent-requests"`, `"%C3%9Cberlast";r=0`},
 		{"one rule, two claims", claims(gold, gold), Verdict{Remaining: 1, Reset: time.Minute}, `"gold";q=5000;w=60`, `"gold";r=1;t=60`},
 	} {

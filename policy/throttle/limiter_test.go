@@ -7,10 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/policytest"
+	"time"
 )
 
 func perMin(n int64) policy.Limit { return policy.Limit{Count: n, Window: time.Minute} }
@@ -51,12 +50,16 @@ func testSet(t testing.TB) *policy.Set {
 			{Kind: policy.SubscriptionPlan, Name: "Trial", Limit: policy.Limit{Unit: policy.Bytes, Count: 1024000, Window: time.Minute}},
 			{Kind: policy.SubscriptionPlan, Name: "Unauthenticated", Limit: policy.Limit{Count: 5, Window: 24 * time.Hour, Align: policy.CalendarDay, Zone: "Europe/Berlin"}},
 			{Kind: policy.ApplicationPlan, Name: "50PerMin", Limit: perMin(50), Soft: true},
-			{Kind: policy.CustomPlan, Name: "OneFitter", KeyTemplate: "$userId:$apiContext", Limit: perMin(10),
-				When: []policy.Equation{{Variable: "userId", Value: "fitter1@carbon.super"}}},
+			{
+				Kind: policy.CustomPlan, Name: "OneFitter", KeyTemplate: "$userId:$apiContext", Limit: perMin(10),
+				When: []policy.Equation{{Variable: "userId", Value: "fitter1@carbon.super"}},
+			},
 		},
 		Blocked: []policy.Block{
 			{Kind: policy.BlockIP, Ranges: []policy.Range{span(t, "10.99.3.7"), span(t, "2001:db8::/48"), span(t, "10.99.3.0-10.99.3.9")}},
-			{Kind: policy.BlockUser, Value: "guest"}, {Kind: policy.BlockApplication, Value: "admin:Old App"}, {Kind: policy.BlockAPI, Value: "/pumps/2"},
+			{Kind: policy.BlockUser, Value: "guest"},
+			{Kind: policy.BlockApplication, Value: "admin:Old App"},
+			{Kind: policy.BlockAPI, Value: "/pumps/2"},
 		},
 	}
 }
@@ -74,8 +77,10 @@ func fitter() *policy.Principal {
 	claims := policy.NewClaims(2)
 	claims.Add("role", true, `["fitter","lead"]`, "fitter", "lead")
 	claims.Add("site", false, `9`, "9")
-	return &policy.Principal{Kind: policy.OAuth2, Subject: "fitter2", ApplicationID: "2", ApplicationPlan: "50PerMin", ApplicationOwner: "admin",
-		ApplicationName: "TabletApp", ConsumerKey: "k1", Subscribed: true, SubscriptionPlan: "Gold", Claims: claims}
+	return &policy.Principal{
+		Kind: policy.OAuth2, Subject: "fitter2", ApplicationID: "2", ApplicationPlan: "50PerMin", ApplicationOwner: "admin",
+		ApplicationName: "TabletApp", ConsumerKey: "k1", Subscribed: true, SubscriptionPlan: "Gold", Claims: claims,
+	}
 }
 
 func with(p *policy.Principal, change func(*policy.Principal)) *policy.Principal {
@@ -142,27 +147,40 @@ func TestClaimsFollowTheTableOfLevels(t *testing.T) {
 		{"a header sent twice", 0, 0, get("/?a=1&mode=bulk", "X-Shift", "day", "X-Shift", "night"), fitter(), join("api Guarded-night /meters/1.2.0:1.2.0_condition1 ×1", gold("/meters/1.2.0:1.2.0"), app)},
 		{"every matching group counts", 0, 0, guest, nil, []string{
 			"api Guarded-guest network /meters/1.2.0:1.2.0_condition0 ×1", "api Guarded-not fitters /meters/1.2.0:1.2.0_condition2 ×1",
-			"unauthenticated Unauthenticated 10.99.1.1:/meters/1.2.0:1.2.0 ×1"}},
-		{"inverted together: one of two holds", 0, 0, get("/"), with(fitter(), func(p *policy.Principal) { p.Claims.Add("site", false, `8`, "8") }),
-			join("api Guarded-not fitters /meters/1.2.0:1.2.0_condition2 ×1", gold("/meters/1.2.0:1.2.0"), app)},
+			"unauthenticated Unauthenticated 10.99.1.1:/meters/1.2.0:1.2.0 ×1",
+		}},
+		{
+			"inverted together: one of two holds", 0, 0, get("/"), with(fitter(), func(p *policy.Principal) { p.Claims.Add("site", false, `8`, "8") }),
+			join("api Guarded-not fitters /meters/1.2.0:1.2.0_condition2 ×1", gold("/meters/1.2.0:1.2.0"), app),
+		},
 		{"operation level", 1, 0, get("/"), fitter(), join("operation Slow /pumps/2/{id}:GET ×1", gold("/pumps/2:2"), app)},
 		{"no resource plan", 1, 1, get("/"), fitter(), join(gold("/pumps/2:2"), app)},
 		{"Unlimited in any case", 1, 2, get("/"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "UNLIMITED", "unlimited" }), nil},
 		{"unsecured", 1, 1, get("/"), nil, []string{"unauthenticated Unauthenticated 192.0.2.1:/pumps/2:2 ×1"}},
-		{"token without subscription", 1, 1, get("/"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "Unauthenticated", "" }),
-			[]string{"unauthenticated Unauthenticated k1:/pumps/2:2 ×1"}},
-		{"token without subscription and consumer key", 1, 1, get("/"),
+		{
+			"token without subscription", 1, 1, get("/"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "Unauthenticated", "" }),
+			[]string{"unauthenticated Unauthenticated k1:/pumps/2:2 ×1"},
+		},
+		{
+			"token without subscription and consumer key", 1, 1, get("/"),
 			with(fitter(), func(p *policy.Principal) {
 				p.Subject, p.ConsumerKey, p.SubscriptionPlan, p.ApplicationPlan = "bob", "", "Unauthenticated", ""
 			}),
-			[]string{"unauthenticated Unauthenticated bob:/pumps/2:2 ×1"}},
+			[]string{"unauthenticated Unauthenticated bob:/pumps/2:2 ×1"},
+		},
 		{"Default is not defined", 1, 1, get("/"), &policy.Principal{Kind: policy.Basic, Subject: "bob", SubscriptionPlan: "Default"}, nil},
-		{"bandwidth takes the stated length", 1, 1, get("/", "Content-Length", "4096"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "Trial", "" }),
-			[]string{"subscription Trial 2:/pumps/2:2 ×4096"}},
-		{"bandwidth without a length", 1, 1, get("/", "Content-Length", "4 GB"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "Trial", "" }),
-			[]string{"subscription Trial 2:/pumps/2:2 ×0"}},
-		{"custom key", 1, 1, get("/"), with(fitter(), func(p *policy.Principal) { p.Subject = "fitter1" }),
-			join(gold("/pumps/2:2"), "application 50PerMin 2:fitter1@carbon.super ×1", "custom OneFitter fitter1@carbon.super:/pumps/2 ×1")},
+		{
+			"bandwidth takes the stated length", 1, 1, get("/", "Content-Length", "4096"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "Trial", "" }),
+			[]string{"subscription Trial 2:/pumps/2:2 ×4096"},
+		},
+		{
+			"bandwidth without a length", 1, 1, get("/", "Content-Length", "4 GB"), with(fitter(), func(p *policy.Principal) { p.SubscriptionPlan, p.ApplicationPlan = "Trial", "" }),
+			[]string{"subscription Trial 2:/pumps/2:2 ×0"},
+		},
+		{
+			"custom key", 1, 1, get("/"), with(fitter(), func(p *policy.Principal) { p.Subject = "fitter1" }),
+			join(gold("/pumps/2:2"), "application 50PerMin 2:fitter1@carbon.super ×1", "custom OneFitter fitter1@carbon.super:/pumps/2 ×1"),
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			claims, err := l.Operation(tc.api, tc.op).Claims(nil, tc.call, tc.who)
@@ -275,8 +293,10 @@ func TestNewNamesEveryFault(t *testing.T) {
 	if err == nil {
 		t.Fatal("compiled")
 	}
-	for _, want := range []string{`unknown plan "Missing"`, `"Sea/Nowhere"`, `pattern of "X"`, `"Empty": group 1 has no condition`,
-		`unknown variable "nobody"`, `custom plan "NoKey"`, "whole number of seconds", "block condition 1", "could meet"} {
+	for _, want := range []string{
+		`unknown plan "Missing"`, `"Sea/Nowhere"`, `pattern of "X"`, `"Empty": group 1 has no condition`,
+		`unknown variable "nobody"`, `custom plan "NoKey"`, "whole number of seconds", "block condition 1", "could meet",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s:\n%v", want, err)
 		}

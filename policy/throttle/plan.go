@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // A plan is one policy at one level: its rules, and those of its groups.

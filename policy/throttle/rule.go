@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // MaxLimit is the largest number of units a rule may allow in one window (2^53:

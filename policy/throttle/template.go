@@ -3,7 +3,6 @@ package throttle
 import (
 	"fmt"
 	"strings"
-
 	"tidegate/policy"
 )
 
@@ -41,8 +40,14 @@ var names = []struct {
 	name string
 	what what
 }{
-	{"resourceKey", resourceKey}, {"userId", userID}, {"apiContext", apiContext}, {"apiVersion", apiVersion},
-	{"appTenant", appTenant}, {"apiTenant", apiTenant}, {"appId", appID}, {"clientIp", clientIP},
+	{"resourceKey", resourceKey},
+	{"userId", userID},
+	{"apiContext", apiContext},
+	{"apiVersion", apiVersion},
+	{"appTenant", appTenant},
+	{"apiTenant", apiTenant},
+	{"appId", appID},
+	{"clientIp", clientIP},
 }
 
 const propertyPrefix = "customProperty."

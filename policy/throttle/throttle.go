@@ -19,9 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // MaxClaims is the largest number of claims one call may make.

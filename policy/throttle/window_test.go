@@ -64,8 +64,10 @@ func TestWindowsTurnWhereTheyShould(t *testing.T) {
 // TestWindowsTile: every second lies in exactly one window, and windows follow each
 // other without a gap, in zones with every kind of shift.
 func TestWindowsTile(t *testing.T) {
-	zones := []string{"UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Pacific/Apia", "Asia/Tehran",
-		"Africa/Casablanca", "Australia/Lord_Howe", "Antarctica/Troll", "Asia/Gaza", "America/Nuuk", "Asia/Pyongyang"}
+	zones := []string{
+		"UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Pacific/Apia", "Asia/Tehran",
+		"Africa/Casablanca", "Australia/Lord_Howe", "Antarctica/Troll", "Asia/Gaza", "America/Nuuk", "Asia/Pyongyang",
+	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, name := range zones {
 		for _, unit := range []Unit{Day, Week, Month} {
@@ -106,8 +108,14 @@ func TestEstimate(t *testing.T) {
 		into       time.Duration
 		want       int64
 	}{
-		{10, 0, 0, 10}, {10, 0, 30 * time.Second, 5}, {10, 3, 30 * time.Second, 8}, {10, 0, 59999 * time.Millisecond, 1},
-		{10, 0, time.Minute, 0}, {0, 4, 0, 4}, {7, 0, -time.Second, 7}, {MaxLimit, 1, 0, MaxLimit + 1},
+		{10, 0, 0, 10},
+		{10, 0, 30 * time.Second, 5},
+		{10, 3, 30 * time.Second, 8},
+		{10, 0, 59999 * time.Millisecond, 1},
+		{10, 0, time.Minute, 0},
+		{0, 4, 0, 4},
+		{7, 0, -time.Second, 7},
+		{MaxLimit, 1, 0, MaxLimit + 1},
 	} {
 		if got := r.Estimate(tc.prev, tc.used, tc.into); got != tc.want {
 			t.Errorf("Estimate(%d, %d, %v) = %d, want %d", tc.prev, tc.used, tc.into, got, tc.want)

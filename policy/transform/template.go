@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-
 	"tidegate/policy/strictjson"
 )
 

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/strictjson"

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-
 	"tidegate/policy"
 	"tidegate/policy/fault"
 	"tidegate/policy/policytest"
@@ -164,8 +163,10 @@ func TestHostsMethodsStatuses(t *testing.T) {
 func TestBodies(t *testing.T) {
 	for _, tt := range []struct{ template, body, want string }{
 		{`{"id": {path.id}, "who": "u:{claim.sub}", "no": {claim.none}}`, ``, `{"id": "a/b", "who": "u:ann", "no": null}`},
-		{`{"all": {body./a}, "n": "{body./n} of {body./s}", "none": {body./x}, "t": "{body./x}"}`, `{"a":[1, {"b":2}],"n":1.5,"s":"\"q\""}`,
-			`{"all": [1, {"b":2}], "n": "1.5 of \"q\"", "none": null, "t": ""}`},
+		{
+			`{"all": {body./a}, "n": "{body./n} of {body./s}", "none": {body./x}, "t": "{body./x}"}`, `{"a":[1, {"b":2}],"n":1.5,"s":"\"q\""}`,
+			`{"all": [1, {"b":2}], "n": "1.5 of \"q\"", "none": null, "t": ""}`,
+		},
 		{`"{body./a}"`, `{"a":{"x":"y"}}`, `"{\"x\":\"y\"}"`},
 		{`{body./a}`, `{"a":true}`, `true`},
 		{`{"q": "{query.q}"}`, ``, `{"q": "\"},{\"admin\":true,\"x\":\""}`},

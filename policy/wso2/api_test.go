@@ -13,11 +13,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"
 	"tidegate/policy/wso2/wso2test"
+	"time"
 )
 
 const (
@@ -58,18 +57,28 @@ func asJSON(n *source.Node) string { return string(canonical(n)) }
 
 func TestEndpointsOfEachType(t *testing.T) {
 	for name, tc := range map[string]struct{ config, production, sandbox string }{
-		"http": {`{"endpoint_type":"http","production_endpoints":{"url":"http://a","config":null},"sandbox_endpoints":{"url":"http://b"}}`,
-			`{"type":"http","urls":["http://a"]}`, `{"type":"http","urls":["http://b"]}`},
+		"http": {
+			`{"endpoint_type":"http","production_endpoints":{"url":"http://a","config":null},"sandbox_endpoints":{"url":"http://b"}}`,
+			`{"type":"http","urls":["http://a"]}`, `{"type":"http","urls":["http://b"]}`,
+		},
 		"address":      {`{"endpoint_type":"address","production_endpoints":{"url":"http://a"}}`, `{"type":"http","urls":["http://a"]}`, `null`},
 		"only sandbox": {`{"endpoint_type":"http","sandbox_endpoints":{"url":"http://b"}}`, `null`, `{"type":"http","urls":["http://b"]}`},
-		"load balance": {`{"endpoint_type":"load_balance","production_endpoints":[{"url":"http://a"},{"url":"http://b","endpoint_type":"http","template_not_supported":false}],"algoCombo":"x"}`,
-			`{"type":"load_balance","urls":["http://a","http://b"]}`, `null`},
-		"failover": {`{"endpoint_type":"failover","production_endpoints":{"url":"http://a"},"production_failovers":[{"url":"http://b"},{"url":"http://c"}],"sandbox_failovers":[]}`,
-			`{"type":"failover","urls":["http://a","http://b","http://c"]}`, `null`},
-		"settings": {`{"endpoint_type":"http","production_endpoints":{"url":"http://a","config":{"actionDuration":"30000","actionSelect":"fault","suspendDuration":"5000","retryTimeOut":"2","retryDelay":"100","factor":"1.0"}}}`,
-			`{"advanceEndpointConfig":{"circuitBreaker":{"failureThreshold":0.5,"resetTimeInMillis":5000,"rollingWindow":{"bucketSizeInMillis":10000,"requestVolumeThreshold":2,"timeWindowInMillis":60000}},"retryConfig":{"count":2,"intervalInMillis":100},"timeoutInMillis":30000},"type":"http","urls":["http://a"]}`, `null`},
-		"user": {`{"endpoint_type":"http","production_endpoints":{"url":"http://a"},"endpoint_security":{"production":{"enabled":true,"type":"BASIC","username":"u","password":""},"sandbox":{"enabled":false}}}`,
-			`{"securityConfig":{"type":"basic","username":"u"},"type":"http","urls":["http://a"]}`, `null`},
+		"load balance": {
+			`{"endpoint_type":"load_balance","production_endpoints":[{"url":"http://a"},{"url":"http://b","endpoint_type":"http","template_not_supported":false}],"algoCombo":"x"}`,
+			`{"type":"load_balance","urls":["http://a","http://b"]}`, `null`,
+		},
+		"failover": {
+			`{"endpoint_type":"failover","production_endpoints":{"url":"http://a"},"production_failovers":[{"url":"http://b"},{"url":"http://c"}],"sandbox_failovers":[]}`,
+			`{"type":"failover","urls":["http://a","http://b","http://c"]}`, `null`,
+		},
+		"settings": {
+			`{"endpoint_type":"http","production_endpoints":{"url":"http://a","config":{"actionDuration":"30000","actionSelect":"fault","suspendDuration":"5000","retryTimeOut":"2","retryDelay":"100","factor":"1.0"}}}`,
+			`{"advanceEndpointConfig":{"circuitBreaker":{"failureThreshold":0.5,"resetTimeInMillis":5000,"rollingWindow":{"bucketSizeInMillis":10000,"requestVolumeThreshold":2,"timeWindowInMillis":60000}},"retryConfig":{"count":2,"intervalInMillis":100},"timeoutInMillis":30000},"type":"http","urls":["http://a"]}`, `null`,
+		},
+		"user": {
+			`{"endpoint_type":"http","production_endpoints":{"url":"http://a"},"endpoint_security":{"production":{"enabled":true,"type":"BASIC","username":"u","password":""},"sandbox":{"enabled":false}}}`,
+			`{"securityConfig":{"type":"basic","username":"u"},"type":"http","urls":["http://a"]}`, `null`,
+		},
 	} {
 		text, err := json.Marshal(tc.config)
 		if err != nil {
@@ -136,8 +145,10 @@ func TestFieldsGoToTheirExtensions(t *testing.T) {
 		{`"securityScheme":["mutualssl","oauth2"]`, "x-wso2-mutual-ssl", `"optional"`},
 		{`"securityScheme":["mutualssl","oauth2"]`, "x-wso2-application-security", `{"security-types":["oauth2"]}`},
 		{`"corsConfiguration":{"corsConfigurationEnabled":false,"accessControlAllowOrigins":["*"]}`, "x-wso2-cors", `null`},
-		{`"corsConfiguration":{"corsConfigurationEnabled":true,"accessControlAllowOrigins":["https://p"],"accessControlAllowCredentials":true,"accessControlAllowMethods":["GET"],"accessControlExposeHeaders":["X"]}`, "x-wso2-cors",
-			`{"accessControlAllowCredentials":true,"accessControlAllowMethods":["GET"],"accessControlAllowOrigins":["https://p"],"accessControlExposeHeaders":["X"]}`},
+		{
+			`"corsConfiguration":{"corsConfigurationEnabled":true,"accessControlAllowOrigins":["https://p"],"accessControlAllowCredentials":true,"accessControlAllowMethods":["GET"],"accessControlExposeHeaders":["X"]}`, "x-wso2-cors",
+			`{"accessControlAllowCredentials":true,"accessControlAllowMethods":["GET"],"accessControlAllowOrigins":["https://p"],"accessControlExposeHeaders":["X"]}`,
+		},
 		{`"corsConfiguration":{"corsConfigurationEnabled":true,"accessControlAllowOrigins":["*"],"accessControlAllowCredentials":true}`, "x-wso2-cors", `{"accessControlAllowOrigins":["*"]}`},
 		{`"x":1`, "x-wso2-basePath", `"/a/{version}"`},
 		{`"contextTemplate":"/{version}/a"`, "x-wso2-basePath", `"/{version}/a"`},

@@ -13,7 +13,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"
 )

@@ -7,11 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/pelletier/go-toml/v2"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"
+
+	"github.com/pelletier/go-toml/v2"
 )
 
 // A conf is micro-gw.conf: keys in lower case, since the product does not mind, and which

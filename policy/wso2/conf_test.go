@@ -5,10 +5,9 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"tidegate/policy/refusal"
 
 	"github.com/google/go-cmp/cmp"
-
-	"tidegate/policy/refusal"
 )
 
 // wholeConf has every key of a microgateway that means something here, in the spelling of
@@ -153,8 +152,10 @@ access = "combined"
 	if d := cmp.Diff([]string{"certificate certs/missing.pem", "certificate tls.cert_file", "secret backend_jwt/key", "secret introspection/password"}, needs); d != "" {
 		t.Errorf("needs: %s", d)
 	}
-	if d := cmp.Diff([]string{"claim mapper https://other.example", "setting analytics", "setting httpClients.verifyHostname", "setting somethingnew.x",
-		"setting throttlingConfig, apim.eventHub", "setting tokenRevocationConfig"}, dropped); d != "" {
+	if d := cmp.Diff([]string{
+		"claim mapper https://other.example", "setting analytics", "setting httpClients.verifyHostname", "setting somethingnew.x",
+		"setting throttlingConfig, apim.eventHub", "setting tokenRevocationConfig",
+	}, dropped); d != "" {
 		t.Errorf("dropped: %s", d)
 	}
 	if !r.Report.Dropped[0].Security {

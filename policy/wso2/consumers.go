@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy/source"
 )
 
@@ -61,8 +60,10 @@ func (c *converter) block(v value, o Object) {
 	if invert {
 		set(n, "invert", truth(true))
 	}
-	c.add(Entry{Kind: KindBlock,
-		ID: kind + " " + what, Value: n, Source: digest(canonical(o.node, noise...))})
+	c.add(Entry{
+		Kind: KindBlock,
+		ID:   kind + " " + what, Value: n, Source: digest(canonical(o.node, noise...)),
+	})
 }
 
 // consumers makes entries of the applications and subscriptions of the APIs imported.
@@ -129,8 +130,10 @@ func (c *converter) subscription(v value, o Object, a *api, app string) {
 		c.r.Warnings = append(c.r.Warnings, fmt.Sprintf("subscription of application %s to %s: state %q is not known: taken for INACTIVE", app, a.object, state))
 		set(n, "state", text("INACTIVE"))
 	}
-	c.add(Entry{Kind: KindSubscribed,
-		ID: app + " " + a.name + " " + a.version, Value: n, Source: digest(canonical(o.node, noise...))})
+	c.add(Entry{
+		Kind: KindSubscribed,
+		ID:   app + " " + a.name + " " + a.version, Value: n, Source: digest(canonical(o.node, noise...)),
+	})
 }
 
 func (c *converter) application(v value, o Object, id string, keys []*source.Node) {
@@ -151,6 +154,8 @@ func (c *converter) application(v value, o Object, id string, keys []*source.Nod
 	if len(keys) > 0 {
 		set(n, "keys", list(keys...))
 	}
-	c.add(Entry{Kind: KindConsumer, ID: id, Value: n,
-		Source: digest(append(canonical(o.node, noise...), canonical(list(keys...))...))})
+	c.add(Entry{
+		Kind: KindConsumer, ID: id, Value: n,
+		Source: digest(append(canonical(o.node, noise...), canonical(list(keys...))...)),
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
 	"tidegate/policy/openapi"
 	"tidegate/policy/source"
 )
@@ -189,8 +188,10 @@ func (c *converter) backendLogin(a *api, g *group, user, password string) {
 		c.r.Warnings = append(c.r.Warnings, a.object+": the password for the "+g.side+" backend is in secrets.yaml: keep that file out of version control")
 		return
 	}
-	c.r.Needs = append(c.r.Needs, Need{"secret", path,
-		fmt.Sprintf("the password of %q at the %s backend of %s: put it into secrets.yaml, or set endpoints.%q.password on each device", user, g.side, a.object, g.name)})
+	c.r.Needs = append(c.r.Needs, Need{
+		"secret", path,
+		fmt.Sprintf("the password of %q at the %s backend of %s: put it into secrets.yaml, or set endpoints.%q.password on each device", user, g.side, a.object, g.name),
+	})
 }
 
 // certificates makes TLS profiles of endpoint certificates, and client certificates of the

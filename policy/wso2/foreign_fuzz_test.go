@@ -3,7 +3,6 @@ package wso2
 import (
 	"testing"
 	"testing/fstest"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2/wso2test"
 )
@@ -28,8 +27,10 @@ func FuzzReplies(f *testing.F) {
 		if err != nil {
 			return
 		}
-		x := &Export{Server: "https://x", Version: "2.6", Label: "l", Application: l.Items, Subscription: l.Items, Advanced: l.Items, Custom: l.Items, Blocked: l.Items,
-			DataAPIs: l.Items, Applications: l.Items, Subscriptions: l.Items, Keys: l.Items}
+		x := &Export{
+			Server: "https://x", Version: "2.6", Label: "l", Application: l.Items, Subscription: l.Items, Advanced: l.Items, Custom: l.Items, Blocked: l.Items,
+			DataAPIs: l.Items, Applications: l.Items, Subscriptions: l.Items, Keys: l.Items,
+		}
 		_, err = Convert(x, nil)
 		wantWord(t, err)
 		x = &Export{Server: "https://x", Version: "2.6", Label: "l"}

@@ -4,10 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"tidegate/policy/source"
 
 	"go.yaml.in/yaml/v4"
-
-	"tidegate/policy/source"
 )
 
 // flowKeys is up to how many keys a mapping is written in one line.

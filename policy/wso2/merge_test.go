@@ -3,10 +3,9 @@ package wso2
 import (
 	"strings"
 	"testing"
+	"tidegate/policy/source"
 
 	"github.com/google/go-cmp/cmp"
-
-	"tidegate/policy/source"
 )
 
 // node reads YAML into a tree.
@@ -39,21 +38,30 @@ func TestEntriesArePutWhereAPersonWouldPutThem(t *testing.T) {
 		"replaced in its place": {
 			"# head\napplicationPolicies:\n  # first\n  - A: {count: 1, timeUnit: min} # a\n  - B: {count: 2, timeUnit: min} # b\nsubscriptionPolicies: []\n",
 			put(KindApplication, "A", "{count: 9, timeUnit: min}"),
-			"# head\napplicationPolicies:\n  # first\n  - A: {count: 9, timeUnit: min}\n  - B: {count: 2, timeUnit: min} # b\nsubscriptionPolicies: []\n"},
-		"in a mapping of names": {"applicationPolicies:\n  A: {count: 1, timeUnit: min}\n", put(KindApplication, "B", "{count: 2, timeUnit: min}"),
-			"applicationPolicies:\n  A: {count: 1, timeUnit: min}\n  B: {count: 2, timeUnit: min}\n"},
-		"in a list on one line": {"applicationPolicies: [A: {count: 1, timeUnit: min}]\n", put(KindApplication, "B", "{count: 2, timeUnit: min}"),
-			"applicationPolicies: [{A: {count: 1, timeUnit: min}}, {B: {count: 2, timeUnit: min}}]\n"},
-		"a keyed one": {"blocked:\n  - {type: IP, value: 10.0.0.1}\n", put(KindBlock, "IP 10.0.0.1", "{type: IP, value: 10.0.0.1, invert: true}"),
-			"blocked:\n  - {type: IP, value: 10.0.0.1, invert: true}\n"},
+			"# head\napplicationPolicies:\n  # first\n  - A: {count: 9, timeUnit: min}\n  - B: {count: 2, timeUnit: min} # b\nsubscriptionPolicies: []\n",
+		},
+		"in a mapping of names": {
+			"applicationPolicies:\n  A: {count: 1, timeUnit: min}\n", put(KindApplication, "B", "{count: 2, timeUnit: min}"),
+			"applicationPolicies:\n  A: {count: 1, timeUnit: min}\n  B: {count: 2, timeUnit: min}\n",
+		},
+		"in a list on one line": {
+			"applicationPolicies: [A: {count: 1, timeUnit: min}]\n", put(KindApplication, "B", "{count: 2, timeUnit: min}"),
+			"applicationPolicies: [{A: {count: 1, timeUnit: min}}, {B: {count: 2, timeUnit: min}}]\n",
+		},
+		"a keyed one": {
+			"blocked:\n  - {type: IP, value: 10.0.0.1}\n", put(KindBlock, "IP 10.0.0.1", "{type: IP, value: 10.0.0.1, invert: true}"),
+			"blocked:\n  - {type: IP, value: 10.0.0.1, invert: true}\n",
+		},
 		"deep down":      {"mtls: {authorities: []}\n", put(KindClientCert, "p", "{alias: p, certificate: p.pem}"), "mtls: {authorities: [], certificates: [{alias: p, certificate: p.pem}]}\n"},
 		"a member":       {"product: x\n", put(KindSetting, "fault_format", "wso2"), "product: x\nfault_format: wso2\n"},
 		"null is a list": {"blocked:\n", put(KindBlock, "USER u", "{type: USER, value: u}"), "blocked:\n  - {type: USER, value: u}\n"},
 		"taken":          {"labels: [a, b]\n", take(KindLabel, "a"), "labels: [b]\n"},
 		"the last one":   {"x: 1\nlabels: [a]\n", take(KindLabel, "a"), "x: 1\n"},
 		"not there":      {"labels: [a]\n", take(KindLabel, "z"), "labels: [a]\n"},
-		"one of two in an element": {"applicationPolicies:\n  - A: {count: 1, timeUnit: min}\n    B: {count: 2, timeUnit: min}\n", take(KindApplication, "A"),
-			"applicationPolicies:\n  - B: {count: 2, timeUnit: min}\n"},
+		"one of two in an element": {
+			"applicationPolicies:\n  - A: {count: 1, timeUnit: min}\n    B: {count: 2, timeUnit: min}\n", take(KindApplication, "A"),
+			"applicationPolicies:\n  - B: {count: 2, timeUnit: min}\n",
+		},
 	} {
 		f, err := openYAML("x.yaml", []byte(tc.before))
 		if err == nil {

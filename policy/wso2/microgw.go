@@ -9,7 +9,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-
 	"tidegate/policy/openapi"
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"

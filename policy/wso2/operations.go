@@ -3,7 +3,6 @@ package wso2
 import (
 	"fmt"
 	"strings"
-
 	"tidegate/policy/source"
 )
 

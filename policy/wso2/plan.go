@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"
 )
@@ -115,8 +114,10 @@ type planner struct {
 // is like without its objects. What was edited by hand stays where the other side did not
 // change, and else is an [*EditedError], unless force.
 func Plan(fsys fs.FS, res *Result, old *Lock, like Lock, force bool) (*Changes, error) {
-	p := &planner{fsys: fsys, res: res, old: map[string]Locked{}, lock: like, force: force,
-		yaml: map[string]*yamlFile{}, trees: map[string]*source.Node{}, exists: map[string]bool{}}
+	p := &planner{
+		fsys: fsys, res: res, old: map[string]Locked{}, lock: like, force: force,
+		yaml: map[string]*yamlFile{}, trees: map[string]*source.Node{}, exists: map[string]bool{},
+	}
 	p.lock.Format, p.lock.Objects = lockFormat, nil
 	if old != nil {
 		if (old.Source != like.Source || old.Selector != like.Selector) && !force {

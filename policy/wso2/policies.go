@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
 	"tidegate/policy/source"
 )
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2/wso2test"
 )

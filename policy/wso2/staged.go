@@ -7,9 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/policy/source"
+	"time"
 )
 
 // Over returns fsys as it would be after the changes, to be judged before anything is written.

@@ -7,11 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"tidegate/policy/source"
 	"unicode/utf16"
 
 	"go.yaml.in/yaml/v4"
-
-	"tidegate/policy/source"
 )
 
 // The tree of a document is that of package source, here also built and changed.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/source"
 )

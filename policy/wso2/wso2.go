@@ -17,7 +17,6 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
-
 	"tidegate/policy/source"
 )
 

@@ -11,14 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"
 	"tidegate/sync/keyfile"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // signer is what signs for the device: a trust root with one key.

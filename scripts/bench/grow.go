@@ -6,9 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
-
 	"tidegate/policy"
+	"time"
 )
 
 // A curve is one figure over what grows.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
 	"tidegate/platform/board"
 )
 

@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 )
 

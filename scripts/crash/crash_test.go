@@ -19,10 +19,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 const (

@@ -6,10 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"time"
-
-	"github.com/eclipse/paho.mqtt.golang/packets"
-
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
 	"tidegate/sync/bundle"
@@ -19,6 +15,9 @@ import (
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
 // A light device has a key, a connection and no disk: it signs what it sends, counts what is

@@ -18,12 +18,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+	"time"
 )
 
 func main() {

@@ -13,10 +13,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"time"
-
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // deviceKeys are the devices of the runs.

@@ -15,8 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
@@ -26,6 +24,7 @@ import (
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // device is the device of the chaos run, a process of its own, that records numbered calls and

@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
-	"time"
-
 	"tidegate/store/events/eventstest"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync"
@@ -17,6 +15,7 @@ import (
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/trust"
+	"time"
 )
 
 type options struct {

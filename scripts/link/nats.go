@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
 	"tidegate/sync/mqttsync/pipe"
 )
 

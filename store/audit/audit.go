@@ -14,11 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
-	"unicode/utf8"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
+	"time"
+	"unicode/utf8"
 )
 
 // Sizes of the log.

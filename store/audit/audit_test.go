@@ -10,11 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/storetest"
+	"time"
 )
 
 // signer is the report key, with the plainest form of checkpoint.

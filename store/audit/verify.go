@@ -7,12 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"tidegate/policy/refusal"
+	"tidegate/store"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/policy/refusal"
-	"tidegate/store"
 )
 
 // Mark is a place in the log: the number of an entry and its hash. The zero Mark is the

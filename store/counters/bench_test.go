@@ -6,12 +6,11 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
-	"time"
-	"unsafe"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
 	"tidegate/store"
+	"time"
+	"unsafe"
 )
 
 func benchLedger(b *testing.B, keys int) (*Ledger, [4]*throttle.Rule, []throttle.Key) {

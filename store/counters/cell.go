@@ -4,10 +4,9 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"sync"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // A cell is the count of one key under one definition. Its stripe's lock guards it.

@@ -27,9 +27,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // Defaults and bounds of [Options].

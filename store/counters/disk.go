@@ -4,10 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"tidegate/store"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/store"
 )
 
 // A Disk is where a ledger keeps its records: a few thousand small values in two sets.

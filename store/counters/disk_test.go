@@ -5,13 +5,12 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
-	"time"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
 	"tidegate/store"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // TestOnARealFile: what a ledger counted is there after the file was closed, after a

@@ -4,9 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/policy/throttle"
+	"time"
 )
 
 type node struct {

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 func TestChangedPlans(t *testing.T) {

@@ -6,10 +6,9 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // fate is what becomes of a commit.

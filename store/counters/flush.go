@@ -4,11 +4,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"tidegate/policy/throttle"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/policy/throttle"
 )
 
 // shardCells keeps a shard, one CBOR value, below 3 KB: a page then holds one.

@@ -13,11 +13,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
 	"tidegate/store"
+	"time"
 )
 
 // The kill loop: a child process admits calls on a real file and says so on a pipe; the

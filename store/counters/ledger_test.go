@@ -7,10 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // TestAccuracy: exactly N calls pass, N+1 is refused, and the window turns at the

@@ -420,7 +420,7 @@ func (c config) check(s state, a action, o outcome) string {
 	}
 	if o == refused {
 		k := int(a - take0)
-		if n := s.admitted[k][s.now]; n < c.limit-(s.crashes)*max(c.reserve, c.allow) {
+		if n := s.admitted[k][s.now]; n < c.limit-s.crashes*max(c.reserve, c.allow) {
 			return fmt.Sprintf("L1: key %d refused after %d of %d with %d crashes", k, n, c.limit, s.crashes)
 		}
 	}

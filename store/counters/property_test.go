@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"tidegate/policy"
+	"tidegate/policy/throttle"
 	"time"
 
 	"pgregory.net/rapid"
-
-	"tidegate/policy"
-	"tidegate/policy/throttle"
 )
 
 // counted is what a test saw from outside: admissions per key and window.
@@ -43,7 +42,9 @@ func TestNeverAdmitsTwice(t *testing.T) {
 		// A generator of our own picks evenly; rapid would mostly pick small numbers.
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		windows := []throttle.Window{
-			{Length: time.Minute}, {Length: 5 * time.Minute}, {Form: throttle.Sliding, Length: time.Minute},
+			{Length: time.Minute},
+			{Length: 5 * time.Minute},
+			{Form: throttle.Sliding, Length: time.Minute},
 			{Form: throttle.Calendar, Unit: throttle.Day},
 		}
 		window := pick(rng, windows)

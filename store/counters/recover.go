@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // loadShard takes the records of one shard into the table: every durable unit counts as

@@ -2,10 +2,9 @@ package counters
 
 import (
 	"fmt"
-	"time"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // A Row is one count, for status and for copies of the state.

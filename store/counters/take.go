@@ -4,9 +4,8 @@ import (
 	"context"
 	"math"
 	"math/bits"
-	"time"
-
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // A manner is how claims are judged.

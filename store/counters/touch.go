@@ -4,7 +4,6 @@ import (
 	"maps"
 	"math"
 	"sync/atomic"
-
 	"tidegate/policy"
 	"tidegate/policy/throttle"
 )

@@ -2,7 +2,6 @@ package counters
 
 import (
 	"math"
-
 	"tidegate/policy/throttle"
 )
 

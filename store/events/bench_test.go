@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-
 	"tidegate/store/events"
 	"tidegate/store/events/eventstest"
 )

@@ -8,14 +8,13 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
-	"pgregory.net/rapid"
-
 	"tidegate/store"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
+	"time"
+
+	"pgregory.net/rapid"
 )
 
 var both = []events.Class{batch.Detail, batch.RollUps}

@@ -4,10 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
-
 	"tidegate/store"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // A change is one transaction's work, on copies of what the queue knows. When the commit
@@ -75,8 +74,10 @@ func (c *change) put(parcels []*parcel, now time.Time) error {
 			if g.calls == 0 {
 				continue
 			}
-			if err := c.declare(Loss{Class: classes[i], Known: true, Calls: g.calls, First: g.first, Last: g.last,
-				Reason: batch.ReasonBuffer}); err != nil {
+			if err := c.declare(Loss{
+				Class: classes[i], Known: true, Calls: g.calls, First: g.first, Last: g.last,
+				Reason: batch.ReasonBuffer,
+			}); err != nil {
 				return err
 			}
 		}

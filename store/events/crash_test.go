@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"

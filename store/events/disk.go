@@ -3,11 +3,10 @@ package events
 import (
 	"context"
 	"errors"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // Found says how the owner found the file it attaches.
@@ -242,8 +241,10 @@ func (l *Log) replace(old *state) error {
 			if class.Count == 0 {
 				continue
 			}
-			if err := c.declare(Loss{Class: classes[p], Epoch: class.Epoch, From: class.Low + 1, To: class.Head, Known: true,
-				Calls: class.Calls, Bytes: class.Bytes, First: time.Unix(0, 0), Last: now, Reason: batch.ReasonQuarantine}); err != nil {
+			if err := c.declare(Loss{
+				Class: classes[p], Epoch: class.Epoch, From: class.Low + 1, To: class.Head, Known: true,
+				Calls: class.Calls, Bytes: class.Bytes, First: time.Unix(0, 0), Last: now, Reason: batch.ReasonQuarantine,
+			}); err != nil {
 				return err
 			}
 		}

@@ -12,9 +12,8 @@ package events
 
 import (
 	"log/slog"
-	"time"
-
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // The words of package batch that callers of a queue need.

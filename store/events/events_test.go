@@ -6,17 +6,16 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
-	"unsafe"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
+	"time"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var (
@@ -180,8 +179,10 @@ func TestRollUpsCountEveryCall(t *testing.T) {
 			}
 			k := key{r.Minute, r.API, r.ApplicationID, r.Class, r.Level}
 			s := got[k]
-			got[k] = sums{s.calls + r.Calls, s.in + r.BytesIn, s.out + r.BytesOut, s.retries + r.Retries,
-				s.cached + r.TokenCached, s.total + r.Total, s.backend + r.Backend}
+			got[k] = sums{
+				s.calls + r.Calls, s.in + r.BytesIn, s.out + r.BytesOut, s.retries + r.Retries,
+				s.cached + r.TokenCached, s.total + r.Total, s.backend + r.Backend,
+			}
 		}
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(key{}, sums{})); diff != "" {
@@ -219,8 +220,10 @@ func TestDetailOfErrorsOnly(t *testing.T) {
 }
 
 func TestWhatIsNotAskedForIsNotKept(t *testing.T) {
-	call := events.Event{Time: began, Status: 200, UserAgent: "curl/8", RequestID: [16]byte{1}, TraceID: [16]byte{2},
-		Client: netip.MustParseAddr("192.0.2.77")}
+	call := events.Event{
+		Time: began, Status: 200, UserAgent: "curl/8", RequestID: [16]byte{1}, TraceID: [16]byte{2},
+		Client: netip.MustParseAddr("192.0.2.77"),
+	}
 	six := call
 	six.Status, six.Client = 201, netip.MustParseAddr("2001:db8:1:2:3::4")
 	for name, tc := range map[string]struct {
@@ -272,8 +275,10 @@ func TestRecordCopies(t *testing.T) {
 	}
 	for range 100 { // several chunks, so that some are used again
 		for range 100 {
-			l.Record(&events.Event{Time: began, Status: 200, User: view(0, "ann"), ConsumerKey: view(8, "key"),
-				KeyType: view(16, "SANDBOX"), Publisher: view(24, "admin"), UserAgent: view(32, "curl/8")})
+			l.Record(&events.Event{
+				Time: began, Status: 200, User: view(0, "ann"), ConsumerKey: view(8, "key"),
+				KeyType: view(16, "SANDBOX"), Publisher: view(24, "admin"), UserAgent: view(32, "curl/8"),
+			})
 			clear(buffer)
 		}
 		events.Collect(l)

@@ -2,9 +2,8 @@ package events
 
 import (
 	"slices"
-	"time"
-
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // A parcel is what goes into the file together: the events of some time and the roll-ups

@@ -8,10 +8,9 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/store"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // ErrNoFile says that the queue has no file yet, or has given it up.

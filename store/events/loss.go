@@ -3,10 +3,9 @@ package events
 import (
 	"encoding/binary"
 	"fmt"
-	"time"
-
 	"tidegate/store"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // tail names the loss record that a further loss may widen: one per class and reason.
@@ -33,13 +32,17 @@ type lossRecord struct {
 }
 
 func (r *lossRecord) loss(n uint64) Loss {
-	return Loss{Number: n, Class: r.Class, Epoch: r.Epoch, From: r.From, To: r.To, Known: r.Known, Calls: r.Calls, Bytes: r.Bytes,
-		First: time.UnixMicro(r.First).UTC(), Last: time.UnixMicro(r.Last).UTC(), Reason: r.Reason}
+	return Loss{
+		Number: n, Class: r.Class, Epoch: r.Epoch, From: r.From, To: r.To, Known: r.Known, Calls: r.Calls, Bytes: r.Bytes,
+		First: time.UnixMicro(r.First).UTC(), Last: time.UnixMicro(r.Last).UTC(), Reason: r.Reason,
+	}
 }
 
 func putLoss(tx *store.Tx, l *Loss) error {
-	b, err := encode(&lossRecord{Class: l.Class, Epoch: l.Epoch, From: l.From, To: l.To, Known: l.Known, Calls: l.Calls,
-		Bytes: l.Bytes, First: l.First.UnixMicro(), Last: l.Last.UnixMicro(), Reason: l.Reason})
+	b, err := encode(&lossRecord{
+		Class: l.Class, Epoch: l.Epoch, From: l.From, To: l.To, Known: l.Known, Calls: l.Calls,
+		Bytes: l.Bytes, First: l.First.UnixMicro(), Last: l.Last.UnixMicro(), Reason: l.Reason,
+	})
 	if err != nil {
 		return err
 	}

@@ -6,9 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"unsafe"
-
 	"tidegate/store/events/batch"
+	"unsafe"
 )
 
 // Recorded events wait in chunks. A shard per core has one it fills; full ones go to the

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"time"
-
 	"tidegate/store"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // ErrForeign says that a cursor names an epoch or a batch this queue never gave out.

@@ -5,12 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"tidegate/store"
+	"tidegate/store/events/batch"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/store"
-	"tidegate/store/events/batch"
 )
 
 // The file holds these buckets:
@@ -151,15 +150,19 @@ type header struct {
 }
 
 func fromBatch(h *batch.Header, size int) header {
-	return header{Class: h.Class, Epoch: h.Epoch, Seq: h.Seq, BootID: h.BootID, Boot: h.Start.Boot.Microseconds(),
+	return header{
+		Class: h.Class, Epoch: h.Epoch, Seq: h.Seq, BootID: h.BootID, Boot: h.Start.Boot.Microseconds(),
 		Unix: h.Start.Unix.UnixMicro(), Quality: h.Start.Quality, Span: h.Span.Microseconds(), Count: h.Count, Calls: h.Calls,
-		Codec: h.Codec, Lost: h.Lost, Sum: h.Sum, Size: size}
+		Codec: h.Codec, Lost: h.Lost, Sum: h.Sum, Size: size,
+	}
 }
 
 func (h *header) batch() batch.Header {
-	return batch.Header{Class: h.Class, Epoch: h.Epoch, Seq: h.Seq, BootID: h.BootID,
+	return batch.Header{
+		Class: h.Class, Epoch: h.Epoch, Seq: h.Seq, BootID: h.BootID,
 		Start: batch.Stamp{Boot: time.Duration(h.Boot) * time.Microsecond, Unix: time.UnixMicro(h.Unix).UTC(), Quality: h.Quality},
-		Span:  time.Duration(h.Span) * time.Microsecond, Count: h.Count, Calls: h.Calls, Codec: h.Codec, Lost: h.Lost, Sum: h.Sum}
+		Span:  time.Duration(h.Span) * time.Microsecond, Count: h.Count, Calls: h.Calls, Codec: h.Codec, Lost: h.Lost, Sum: h.Sum,
+	}
 }
 
 // name is the bucket of a batch: names sort as numbers do.
@@ -197,8 +200,10 @@ func decode(b []byte, v any) error {
 }
 
 func (c *classState) status(class Class, oldest time.Time) ClassStatus {
-	s := ClassStatus{Class: class, Epoch: c.Epoch, Head: c.Head, Acked: c.Low, Count: int(c.Count), Calls: c.Calls,
-		Bytes: int64(c.Bytes), Oldest: oldest, Lost: make(map[Reason]uint64)}
+	s := ClassStatus{
+		Class: class, Epoch: c.Epoch, Head: c.Head, Acked: c.Low, Count: int(c.Count), Calls: c.Calls,
+		Bytes: int64(c.Bytes), Oldest: oldest, Lost: make(map[Reason]uint64),
+	}
 	for i, r := range batch.Reasons() {
 		s.Lost[r] = c.Lost[i]
 	}

@@ -2,10 +2,9 @@ package slots
 
 import (
 	"fmt"
+	"tidegate/store"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/store"
 )
 
 // Pointers say which bundles matter. They are kept in the state database.

@@ -24,10 +24,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
+	"time"
 )
 
 // Digest names a bundle or a chunk: a SHA-256.

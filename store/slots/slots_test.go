@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/store"

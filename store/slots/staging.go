@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 )
@@ -48,8 +47,10 @@ func (s *Shelf) Stage(l *Layout) (*Staging, error) {
 		return nil, refusal.New(refusal.NoSpace, "a bundle of %d bytes needs %d bytes more than there is room for", l.Size(), short).
 			WithHint("make room on the data partition, or raise the quota for bundles")
 	}
-	g := &Staging{shelf: s, layout: l, at: l.offsets(), have: make([]bool, len(l.Chunks)),
-		spans: make(map[int][]span), left: len(l.Chunks)}
+	g := &Staging{
+		shelf: s, layout: l, at: l.offsets(), have: make([]bool, len(l.Chunks)),
+		spans: make(map[int][]span), left: len(l.Chunks),
+	}
 	if err := g.open(); err != nil {
 		if g.f != nil {
 			err = errors.Join(err, g.f.Close())

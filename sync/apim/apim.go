@@ -20,9 +20,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
-
 	"tidegate/policy/refusal"
+	"time"
 )
 
 // MaxReply is the largest reply that is read, in bytes.

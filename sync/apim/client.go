@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2"
 )

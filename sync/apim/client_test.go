@@ -7,13 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2"
 	"tidegate/sync/apim"
 	"tidegate/sync/apim/apimtest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func client(t *testing.T, s *apimtest.Server) *apim.Client {

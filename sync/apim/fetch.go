@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/policy/wso2"
 )

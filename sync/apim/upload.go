@@ -10,9 +10,8 @@ import (
 	"net/http"
 	"net/textproto"
 	"strings"
-	"time"
-
 	"tidegate/policy/refusal"
+	"time"
 )
 
 // duplicate is how the receiver says that it has a file already.

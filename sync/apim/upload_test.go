@@ -7,7 +7,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-
 	"tidegate/sync/apim"
 	"tidegate/sync/apim/apimtest"
 )
@@ -55,8 +54,10 @@ func TestUploadIsRepeatedUntilTheReceiverHasTheFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := &apim.Uploader{URL: r.URL, HTTP: h, User: apimtest.User, Password: apimtest.Password, Attempts: tc.attempts,
-			Wait: func(context.Context, int) error { return nil }}
+		u := &apim.Uploader{
+			URL: r.URL, HTTP: h, User: apimtest.User, Password: apimtest.Password, Attempts: tc.attempts,
+			Wait: func(context.Context, int) error { return nil },
+		}
 		had, err := u.Send(t.Context(), name, usageFile(t, "a line\n"))
 		h.CloseIdleConnections()
 		switch {
@@ -80,8 +81,10 @@ func TestUploadThatIsCalledOffEndsInItsWait(t *testing.T) {
 	}
 	defer h.CloseIdleConnections()
 	ctx, cancel := context.WithCancel(t.Context())
-	u := &apim.Uploader{URL: r.URL, HTTP: h, User: apimtest.User, Password: apimtest.Password, Attempts: 9,
-		Wait: func(ctx context.Context, _ int) error { cancel(); return ctx.Err() }}
+	u := &apim.Uploader{
+		URL: r.URL, HTTP: h, User: apimtest.User, Password: apimtest.Password, Attempts: 9,
+		Wait: func(ctx context.Context, _ int) error { cancel(); return ctx.Err() },
+	}
 	if _, err := u.Send(ctx, "x.zip", usageFile(t, "x\n")); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}

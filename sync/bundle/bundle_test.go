@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"

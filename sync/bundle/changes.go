@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"slices"
-
 	"tidegate/sync/canon"
 )
 

@@ -5,13 +5,12 @@ import (
 	"crypto/sha256"
 	"sync"
 	"testing"
-
-	"github.com/klauspost/compress/zstd"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"
 	"tidegate/sync/canon"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // stored is a bundle of one file whose stored bytes are given, whatever they are.

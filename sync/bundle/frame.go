@@ -3,7 +3,6 @@ package bundle
 import (
 	"encoding/binary"
 	"io"
-
 	"tidegate/policy/refusal"
 )
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"

@@ -4,11 +4,10 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"strings"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A Manifest says everything that is signed about a bundle. Values of [ParseManifest]

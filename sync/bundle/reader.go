@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"tidegate/policy/refusal"
 
 	"github.com/klauspost/compress/zstd"
-
-	"tidegate/policy/refusal"
 )
 
 // A Source gives the stored bytes of a bundle. Chunk returns chunk i, which it has compared

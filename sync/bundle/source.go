@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"syscall"
-
 	"tidegate/policy/refusal"
 )
 

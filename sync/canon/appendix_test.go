@@ -3,7 +3,6 @@ package canon
 import (
 	"encoding/hex"
 	"testing"
-
 	"tidegate/policy/refusal"
 )
 

@@ -15,9 +15,8 @@ package canon
 import (
 	"bytes"
 	"fmt"
-	"unicode/utf8"
-
 	"tidegate/policy/refusal"
+	"unicode/utf8"
 )
 
 // MaxDepth and MaxItems are the limits that every object of Tidegate keeps.

@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"tidegate/policy/refusal"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/policy/refusal"
 )
 
 // wantRefusal wants err to carry the word and to say the reason; no reason means that

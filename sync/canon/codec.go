@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"tidegate/policy/refusal"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"tidegate/policy/refusal"
 )
 
 // Raw is an encoded item that [Marshal] writes as it is and [Unmarshal] leaves alone.

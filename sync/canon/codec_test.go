@@ -5,7 +5,6 @@ import (
 	"math"
 	"reflect"
 	"testing"
-
 	"tidegate/policy/refusal"
 )
 

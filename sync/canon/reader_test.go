@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-
 	"tidegate/policy/refusal"
 )
 
@@ -61,7 +60,9 @@ func TestA1NotOurs(t *testing.T) {
 		name string
 		b    []byte
 	}{
-		{"empty", nil}, {"one byte", []byte{0xd9}}, {"1 MiB of something", random},
+		{"empty", nil},
+		{"one byte", []byte{0xd9}},
+		{"1 MiB of something", random},
 		{"zip", []byte("PK\x03\x04 and so on and so forth")},
 		{"other CBOR", unhex(t, "d9d9f783010203040506070809")},
 		{"another word", append(unhex(t, "d9d9f782"), "\x6brauc-bundle\x01"...)},

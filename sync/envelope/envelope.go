@@ -12,7 +12,6 @@ package envelope
 import (
 	"bytes"
 	"fmt"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )

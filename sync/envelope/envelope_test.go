@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )

@@ -3,7 +3,6 @@ package envelope
 import (
 	"bytes"
 	"io"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )

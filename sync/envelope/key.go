@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
-
 	"tidegate/policy/refusal"
 )
 

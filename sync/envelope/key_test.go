@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )

@@ -3,7 +3,6 @@ package envelope
 import (
 	"crypto/ed25519"
 	"fmt"
-
 	"tidegate/sync/canon"
 )
 

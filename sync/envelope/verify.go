@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 	"tidegate/policy/refusal"
 )
 

@@ -7,11 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/veraison/go-cose"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
+
+	"github.com/veraison/go-cose"
 )
 
 // spoil returns a change that puts sig in the place of signature i.

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"io"
 	"os"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"

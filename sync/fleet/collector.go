@@ -9,14 +9,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // CollectorOptions are what a collector is made with.

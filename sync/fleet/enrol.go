@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/message"

@@ -22,12 +22,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A Broker is how the fleet's side connects.

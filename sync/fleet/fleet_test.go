@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events/batch"
 	"tidegate/sync/envelope"
@@ -120,8 +119,10 @@ func TestADamagedStickGivesWhatStandsBeforeTheFault(t *testing.T) {
 
 func request(t testing.TB, f *mqttsynctest.Fleet, key envelope.PrivateKey) []byte {
 	t.Helper()
-	r := trust.Request{Domain: f.Domain, Seq: 1, Issued: mqttsynctest.Issued, Hardware: []string{"linux-arm64"}, Report: key.Public(),
-		Seal: []trust.SealKey{{KEM: 0x20, Public: make([]byte, 32)}}}
+	r := trust.Request{
+		Domain: f.Domain, Seq: 1, Issued: mqttsynctest.Issued, Hardware: []string{"linux-arm64"}, Report: key.Public(),
+		Seal: []trust.SealKey{{KEM: 0x20, Public: make([]byte, 32)}},
+	}
 	payload, err := r.Marshal()
 	if err != nil {
 		t.Fatal(err)

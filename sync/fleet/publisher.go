@@ -7,13 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"time"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // PublisherOptions are what a publisher is made with.

@@ -9,12 +9,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
-
 	"tidegate/store/events/batch"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A transaction stores one intake.

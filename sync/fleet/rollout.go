@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
-
 	"tidegate/platform/durable"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A Rollout says which devices are told of a bundle. It is a small file that publishers watch:

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/store/events/batch"
 	"tidegate/sync/envelope"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A dialect is what differs between databases.

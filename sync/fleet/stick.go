@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"

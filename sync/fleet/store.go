@@ -3,12 +3,11 @@ package fleet
 import (
 	"context"
 	"iter"
-	"time"
-
 	"tidegate/store/events/batch"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A Store keeps what devices hand up. Its methods are safe to call together; several

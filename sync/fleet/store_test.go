@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
-
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
 	"tidegate/sync/fleet"
@@ -14,6 +12,7 @@ import (
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // TestStore is one suite for every database: a file of SQLite always, a PostgreSQL server where

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"
@@ -18,6 +16,7 @@ import (
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // The cases of the attack table: each test bears the id of its case. refuse checks, beside

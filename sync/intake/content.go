@@ -3,13 +3,12 @@ package intake
 import (
 	"context"
 	"errors"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
 	"tidegate/store/slots"
 	"tidegate/sync/bundle"
 	"tidegate/sync/seal"
+	"time"
 )
 
 // compileStaged runs step 11 on the slot of the bundle. What is wrong with signed content

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/slots"
 	"tidegate/store/storetest"
@@ -233,8 +232,10 @@ func TestI1toI7PowerCutsSinglyAndInPairs(t *testing.T) {
 		}
 		os.RemoveAll(middle) //nolint:errcheck // as above
 	}
-	for _, step := range []string{"root: transaction", "root: committed", "root: root file", "root: slot", "enrolment file", "write chunk", "rename part",
-		"trial: transaction", "trial: committed", "trial: slot", "swap", "confirm: transaction", "confirm: committed", "confirm: slot", "roll back: transaction", "roll back: slot", "sweep"} {
+	for _, step := range []string{
+		"root: transaction", "root: committed", "root: root file", "root: slot", "enrolment file", "write chunk", "rename part",
+		"trial: transaction", "trial: committed", "trial: slot", "swap", "confirm: transaction", "confirm: committed", "confirm: slot", "roll back: transaction", "roll back: slot", "sweep",
+	} {
 		if !seen[step] {
 			t.Errorf("no cut at step %q; there were %v", step, slices.Sorted(keys(seen)))
 		}

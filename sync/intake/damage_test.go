@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/trust"
 )

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
@@ -19,6 +17,7 @@ import (
 	"tidegate/sync/envelope"
 	"tidegate/sync/seal"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // Options are what a desk works with. All fields without a default must be set.

@@ -16,13 +16,12 @@ package intake
 import (
 	"context"
 	"io"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // An Edition is a compiled bundle, as its [Activator] made it.

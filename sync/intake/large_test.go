@@ -11,11 +11,10 @@ import (
 	"runtime/metrics"
 	"sync/atomic"
 	"testing"
-	"time"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"
 	"tidegate/sync/bundle/write"
+	"time"
 )
 
 // F12: a bundle of any size is taken in within 64 MiB. Twelve MiB are tried always; with
@@ -68,7 +67,7 @@ func TestF12ALargeBundleInLittleMemory(t *testing.T) {
 		t.Fatalf("offer: %+v, %v", r, err)
 	}
 	w.wantServes(1)
-	t.Logf("%d MiB of content, %d MiB at most", (size)>>20, got>>20)
+	t.Logf("%d MiB of content, %d MiB at most", size>>20, got>>20)
 	if got > limit {
 		t.Errorf("%d MiB were held, at most %d are allowed", got>>20, limit>>20)
 	}

@@ -2,7 +2,6 @@ package intake
 
 import (
 	"testing"
-
 	"tidegate/policy/refusal"
 )
 

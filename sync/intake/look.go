@@ -3,7 +3,6 @@ package intake
 import (
 	"context"
 	"errors"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"

@@ -3,7 +3,6 @@ package intake
 import (
 	"io"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"

@@ -8,10 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/store"
@@ -20,6 +16,9 @@ import (
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // A memory is what the device knows: what it believes and which bundles it has. It is a

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/write"

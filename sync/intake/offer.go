@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
-
 	"tidegate/platform/durable"
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"

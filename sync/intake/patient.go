@@ -3,9 +3,8 @@ package intake
 import (
 	"context"
 	"io"
-	"time"
-
 	"tidegate/policy/refusal"
+	"time"
 )
 
 // A source that brings less than pieceBytes in patience is given up.

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
 	"tidegate/store/slots"
 	"tidegate/sync/bundle"
+	"time"
 )
 
 // Resume makes what the device knows serve, at start: a bundle on trial loses an attempt and

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
 	"tidegate/store/slots"

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 	"tidegate/platform/identity"
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"

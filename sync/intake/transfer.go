@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"sync"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/slots"
 	"tidegate/sync/bundle"

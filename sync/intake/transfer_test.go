@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle/bundletest"
 	"tidegate/sync/bundle/write"

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
 	"tidegate/store/slots"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
+	"time"
 )
 
 // How a trial runs unless the manifest says otherwise.

@@ -8,13 +8,12 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // inTime runs a test in a bubble of time with a device that serves bundle 5 and whose desk

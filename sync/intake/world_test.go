@@ -12,8 +12,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/audit"
@@ -23,6 +21,7 @@ import (
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/seal"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // deviceKey is the number of the report key of the device under test.

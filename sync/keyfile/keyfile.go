@@ -19,12 +19,11 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"tidegate/policy/refusal"
+	"tidegate/sync/envelope"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/chacha20poly1305"
-
-	"tidegate/policy/refusal"
-	"tidegate/sync/envelope"
 )
 
 // The cost of opening a key file. Files say what they were made with, within bounds.

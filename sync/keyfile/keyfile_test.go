@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/keyfile"
 )

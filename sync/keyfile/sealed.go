@@ -3,7 +3,6 @@ package keyfile
 import (
 	"bytes"
 	"encoding/pem"
-
 	"tidegate/policy/refusal"
 )
 

@@ -3,7 +3,6 @@ package keyfile
 import (
 	"bytes"
 	"testing"
-
 	"tidegate/policy/refusal"
 )
 

@@ -3,7 +3,6 @@ package mqttsync
 import (
 	"errors"
 	"sync"
-
 	"tidegate/sync/canon"
 )
 

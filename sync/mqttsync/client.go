@@ -18,8 +18,6 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/store/events/batch"
 	"tidegate/sync/envelope"
@@ -27,6 +25,7 @@ import (
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
 	"tidegate/sync/uplink"
+	"time"
 )
 
 // A Desk takes in what is fetched; [intake.Desk] is one.

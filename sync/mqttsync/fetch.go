@@ -9,12 +9,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
 )
 
 const (

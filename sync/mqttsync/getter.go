@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"math/bits"
-	"time"
-
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
 )
 
 const (

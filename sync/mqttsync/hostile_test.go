@@ -7,13 +7,12 @@ import (
 	"net"
 	"runtime"
 	"testing"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // say publishes as a broker that lies.

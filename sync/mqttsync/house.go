@@ -2,12 +2,11 @@ package mqttsync
 
 import (
 	"context"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/store/events"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"
+	"time"
 )
 
 // keepHouse asks for the time and who is there, repeats what is not answered, and ends a

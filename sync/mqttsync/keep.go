@@ -7,11 +7,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/url"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
+	"time"
 )
 
 const (

@@ -3,12 +3,11 @@ package mqttsync_test
 import (
 	"context"
 	"testing"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/uplink"
+	"time"
 )
 
 func TestOnDemandNothingIsSaidUntilSomebodyAsks(t *testing.T) {

@@ -3,7 +3,6 @@ package mqttsync
 import (
 	"slices"
 	"sync"
-
 	"tidegate/sync/canon"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"

@@ -2,10 +2,9 @@ package mqttsync_test
 
 import (
 	"testing"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/sync/mqttsync"
+	"time"
 )
 
 func TestOneRound(t *testing.T) {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/store/events/batch"
 	"tidegate/sync/mqttsync/message"
@@ -14,6 +12,7 @@ import (
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
 	"tidegate/sync/uplink"
+	"time"
 )
 
 const (

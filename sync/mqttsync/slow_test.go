@@ -3,10 +3,9 @@ package mqttsync_test
 import (
 	"context"
 	"testing"
-	"time"
-
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/mqttsynctest"
+	"time"
 )
 
 // fast makes a device try again soon: these tests are about what a cut costs.

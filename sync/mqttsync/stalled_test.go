@@ -5,13 +5,12 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // lockedText is a log that is read while it is written.

@@ -12,20 +12,21 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // secured puts TLS before the broker: a certificate for broker.test, valid between two times.
 func (w *world) secured(from, to time.Time) (dial func(context.Context, string, string) (net.Conn, error), pool *x509.CertPool) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(w.t, err)
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: to, DNSNames: []string{"broker.test"},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: to, DNSNames: []string{"broker.test"},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	check(w.t, err)
 	leaf, err := x509.ParseCertificate(der)

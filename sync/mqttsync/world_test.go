@@ -9,15 +9,14 @@ import (
 	"path/filepath"
 	"testing"
 	"testing/synctest"
-	"tidegate/sync/mqttsync/message"
-	"time"
-
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
 	"tidegate/sync/envelope"
 	"tidegate/sync/fleet"
+	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // noFilter chooses everything.

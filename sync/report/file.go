@@ -2,7 +2,6 @@ package report
 
 import (
 	"io"
-
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 )

@@ -1,10 +1,9 @@
 package report
 
 import (
-	"time"
-
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // Receipts is the kind of a receipt.

@@ -10,13 +10,12 @@ package report
 import (
 	"crypto/sha256"
 	"fmt"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events/batch"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // Limits of one sealed object, in bytes.
@@ -191,8 +190,10 @@ func (w *wireBatch) batch() (*batch.Batch, error) {
 	}
 	b := &batch.Batch{Body: w.Body, Header: batch.Header{
 		Class: class, Epoch: w.Epoch, Seq: w.Seq, BootID: w.BootID,
-		Start: batch.Stamp{Boot: time.Duration(w.Start.Boot) * time.Microsecond, Unix: time.UnixMicro(int64(w.Start.Unix)).UTC(),
-			Quality: batch.Quality(w.Start.Quality)},
+		Start: batch.Stamp{
+			Boot: time.Duration(w.Start.Boot) * time.Microsecond, Unix: time.UnixMicro(int64(w.Start.Unix)).UTC(),
+			Quality: batch.Quality(w.Start.Quality),
+		},
 		Count: int(w.Count), Codec: batch.Codec(w.Codec), Lost: w.Lost, Sum: sha256.Sum256(w.Body),
 	}}
 	if class == batch.Detail {

@@ -5,11 +5,6 @@ import (
 	"crypto/ed25519"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
@@ -17,6 +12,10 @@ import (
 	"tidegate/sync/envelope"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var (
@@ -100,8 +99,10 @@ func TestTheLargestBatchFitsOnePacket(t *testing.T) {
 
 func TestALossOpensAsItWasSealed(t *testing.T) {
 	for name, want := range map[string]batch.Loss{
-		"range": {Number: 3, Class: batch.Detail, Epoch: batch.Epoch{1}, From: 5, To: 9, Known: true, Calls: 1200, Bytes: 20_000,
-			First: began, Last: began.Add(time.Hour), Reason: batch.ReasonCap},
+		"range": {
+			Number: 3, Class: batch.Detail, Epoch: batch.Epoch{1}, From: 5, To: 9, Known: true, Calls: 1200, Bytes: 20_000,
+			First: began, Last: began.Add(time.Hour), Reason: batch.ReasonCap,
+		},
 		"no range, none known": {Number: 4, Class: batch.RollUps, Epoch: batch.Epoch{2}, First: began, Last: began.Add(time.Minute), Reason: batch.ReasonUnclean},
 		"known to be zero":     {Number: 5, Class: batch.Detail, Epoch: batch.Epoch{1}, Known: true, First: began, Last: began, Reason: batch.ReasonBuffer},
 	} {

@@ -5,13 +5,12 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle/bundletest"
 	"tidegate/sync/trust"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestReceipt(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-
 	"tidegate/platform/identity"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"

@@ -16,13 +16,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-
-	"golang.org/x/crypto/chacha20poly1305"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/canon"
 	"tidegate/sync/trust"
+
+	"golang.org/x/crypto/chacha20poly1305"
 )
 
 // The algorithms (RFC 9180 §7 and the IANA registry HPKE).

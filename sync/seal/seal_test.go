@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
-
 	"tidegate/platform/identity"
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"

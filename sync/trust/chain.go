@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

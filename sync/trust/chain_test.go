@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 )

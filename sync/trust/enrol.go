@@ -2,7 +2,6 @@ package trust
 
 import (
 	"fmt"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

@@ -2,7 +2,6 @@ package trust
 
 import (
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

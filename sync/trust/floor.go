@@ -4,9 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"time"
-
 	"tidegate/policy/refusal"
+	"time"
 )
 
 // A contribution is one proof that a time has passed: who vouched for it and how late

@@ -3,10 +3,9 @@ package trust
 import (
 	"math"
 	"testing"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
+	"time"
 )
 
 func wantFloor(t *testing.T, s State, unix uint64, source string) {

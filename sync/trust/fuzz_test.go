@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 )

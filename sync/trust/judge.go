@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )

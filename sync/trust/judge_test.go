@@ -3,7 +3,6 @@ package trust
 import (
 	"math"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )
@@ -265,10 +264,18 @@ func TestSelectorCBOR(t *testing.T) {
 		}
 	}
 	for _, v := range []struct{ name, hex string }{
-		{"empty", "80"}, {"number", "00"}, {"every device with more", "820000"}, {"unknown kind", "8103"},
-		{"device of 15 bytes", "82014f000000000000000000000000000000"}, {"device missing", "8101"},
-		{"no labels", "8102"}, {"labels not sorted", "8302616261 61"}, {"label twice", "83026161 6161"},
-		{"longer label first", "83026262626161"}, {"label no name", "82026141"}, {"label not text", "820200"},
+		{"empty", "80"},
+		{"number", "00"},
+		{"every device with more", "820000"},
+		{"unknown kind", "8103"},
+		{"device of 15 bytes", "82014f000000000000000000000000000000"},
+		{"device missing", "8101"},
+		{"no labels", "8102"},
+		{"labels not sorted", "8302616261 61"},
+		{"label twice", "83026161 6161"},
+		{"longer label first", "83026262626161"},
+		{"label no name", "82026141"},
+		{"label not text", "820200"},
 	} {
 		var got Selector
 		if err := canon.Unmarshal(unhex(t, v.hex), &got, canon.Within(200)); !refusal.Is(err, refusal.Format) {

@@ -3,7 +3,6 @@ package trust
 import (
 	"bytes"
 	"fmt"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 )

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"reflect"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

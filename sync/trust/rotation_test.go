@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 )
@@ -92,10 +91,16 @@ func TestC1ToC15RootRotation(t *testing.T) {
 func TestReleaseRotation(t *testing.T) {
 	for _, role := range []RoleNumber{RoleRelease, RoleTime, RoleCollector} {
 		for _, v := range []struct{ id, step string }{
-			{"N1", "2/1:2"}, {"N2", "1/1:3,1,4"}, {"N3", "2/1:1,3,4 ✗"},
-			{"N4", "01345/3:0,2,4 ✗"}, {"N5", "01345/3:0,4 ✗"},
-			{"N6", "01234/3:0,2,4"}, {"N7", "01234/3:0,4,1"}, {"N8", "01234/3:0,1,3"},
-			{"N9", "01234/3:1,2,3"}, {"N10", "01234/3:2,3,4"},
+			{"N1", "2/1:2"},
+			{"N2", "1/1:3,1,4"},
+			{"N3", "2/1:1,3,4 ✗"},
+			{"N4", "01345/3:0,2,4 ✗"},
+			{"N5", "01345/3:0,4 ✗"},
+			{"N6", "01234/3:0,2,4"},
+			{"N7", "01234/3:0,4,1"},
+			{"N8", "01234/3:0,1,3"},
+			{"N9", "01234/3:1,2,3"},
+			{"N10", "01234/3:2,3,4"},
 		} {
 			t.Run(role.String()+" "+v.id, func(t *testing.T) {
 				def, by, refused := step(t, v.step)

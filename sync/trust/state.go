@@ -2,7 +2,6 @@ package trust
 
 import (
 	"slices"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

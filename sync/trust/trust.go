@@ -17,7 +17,6 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"

@@ -3,10 +3,9 @@ package uplink
 import (
 	"context"
 	"sync"
-	"time"
-
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // A lane is one class of batches on its way.

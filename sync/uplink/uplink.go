@@ -14,13 +14,12 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A Queue holds batches and losses until they are released; [events.Log] is one.

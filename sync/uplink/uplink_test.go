@@ -8,8 +8,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events"
 	"tidegate/store/events/batch"
@@ -17,6 +15,7 @@ import (
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
 	"tidegate/sync/uplink"
+	"time"
 )
 
 // queue is a queue in memory.
@@ -128,6 +127,7 @@ type sealer struct{}
 func (sealer) Batch(b *batch.Batch, _ time.Time) ([]byte, error) {
 	return fmt.Appendf(make([]byte, 0, 16<<10), "%-16384d", b.Seq), nil
 }
+
 func (sealer) Loss(l *batch.Loss, _ time.Time) ([]byte, error) {
 	return fmt.Appendf(nil, "%d", l.Number), nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"strconv"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/intake"

@@ -2,9 +2,8 @@ package usbdrop
 
 import (
 	"testing"
-	"unicode/utf8"
-
 	"tidegate/store/events/batch"
+	"unicode/utf8"
 )
 
 func TestNamesOfBatchFiles(t *testing.T) {

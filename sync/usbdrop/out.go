@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/store/events"
@@ -20,6 +18,7 @@ import (
 	"tidegate/sync/envelope"
 	"tidegate/sync/intake"
 	"tidegate/sync/report"
+	"time"
 )
 
 // Bounds of what is written.

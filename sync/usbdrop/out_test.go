@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events"
 	"tidegate/sync/envelope"

@@ -6,11 +6,10 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
+	"time"
 )
 
 // running runs the port of a world in its bubble until stop.

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"time"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
+	"time"
 )
 
 // How long a stick may take for one step, or without progress in one. Syncing and reading back

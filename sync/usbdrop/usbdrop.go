@@ -17,8 +17,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"time"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/store/events"
@@ -27,6 +25,7 @@ import (
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
 	"tidegate/sync/uplink"
+	"time"
 )
 
 // A Desk takes in what is on a stick; [intake.Desk] is one.

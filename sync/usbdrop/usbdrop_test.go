@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"

@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"unicode"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/intake"
 	"tidegate/sync/trust"
+	"unicode"
 )
 
 // A Stage says how far a stick has come.

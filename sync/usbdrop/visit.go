@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
@@ -26,6 +24,7 @@ import (
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A world is a device with a door for sticks, and its fleet.

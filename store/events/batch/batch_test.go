@@ -11,13 +11,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"tidegate/store/events/batch"
+	"tidegate/store/events/eventstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-
-	"tidegate/store/events/batch"
-	"tidegate/store/events/eventstest"
 )
 
 var start = batch.Stamp{Boot: 90 * time.Second, Unix: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), Quality: batch.Holdover}

@@ -3,10 +3,9 @@ package batch_test
 import (
 	"strconv"
 	"testing"
-	"time"
-
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
+	"time"
 )
 
 // BenchmarkPack tells the bytes an event takes in batches of the sizes that occur: 30 s at

@@ -34,8 +34,10 @@ const (
 	detailColumns
 )
 
-var detailNames = []string{"time", "route", "caller", "user", "upstream", "status", "fault", "level", "flags",
-	"retries", "other", "backend", "security", "throttling", "in", "out", "client", "agent", "request", "trace"}
+var detailNames = []string{
+	"time", "route", "caller", "user", "upstream", "status", "fault", "level", "flags",
+	"retries", "other", "backend", "security", "throttling", "in", "out", "client", "agent", "request", "trace",
+}
 
 const protocolShift = 4
 
@@ -226,8 +228,10 @@ func (b *Builder) Pack() ([]Batch, error) {
 		}
 		content.Columns = append(content.Columns, c)
 	}
-	one := Batch{Header: Header{Class: Detail, Start: b.start, Span: time.Duration(b.span) * time.Microsecond,
-		Count: b.count, Calls: uint64(b.count)}}
+	one := Batch{Header: Header{
+		Class: Detail, Start: b.start, Span: time.Duration(b.span) * time.Microsecond,
+		Count: b.count, Calls: uint64(b.count),
+	}}
 	if b.Packer == nil {
 		b.Packer = new(Packer)
 	}
@@ -304,7 +308,7 @@ func decode(h *Header, content *body, yield func(*Event) bool) error {
 	if err != nil {
 		return err
 	}
-	var clients = make(map[string]netip.Addr)
+	clients := make(map[string]netip.Addr)
 	ids := [2][]byte{content.Columns[colRequest], content.Columns[colTrace]}
 	for i, c := range ids {
 		if len(c) != 0 && len(c) != 16*h.Count {

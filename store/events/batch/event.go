@@ -78,8 +78,10 @@ const (
 	levels
 )
 
-var levelNames = [levels]string{"", "api", "operation", "application", "subscription", "custom", "blocked", "auth",
-	"scope", "route", "schema", "protocol", "upstream", "overload"}
+var levelNames = [levels]string{
+	"", "api", "operation", "application", "subscription", "custom", "blocked", "auth",
+	"scope", "route", "schema", "protocol", "upstream", "overload",
+}
 
 // String returns the word of exports, empty for LevelNone.
 func (l Level) String() string {

@@ -29,8 +29,10 @@ const (
 	rolColumns
 )
 
-var rolNames = []string{"minute", "api", "version", "application", "name", "class", "level", "calls", "retries", "in", "out",
-	"total", "backend", "slowest", "over quota", "cached", "token cached", "doubt"}
+var rolNames = []string{
+	"minute", "api", "version", "application", "name", "class", "level", "calls", "retries", "in", "out",
+	"total", "backend", "slowest", "over quota", "cached", "token cached", "doubt",
+}
 
 type rollUpKey struct {
 	minute            int64
@@ -106,8 +108,10 @@ func (t *Table) open(k rollUpKey, e *Event) int {
 	}
 	k.api, k.version, k.app = t.own(k.api), t.own(k.version), t.own(k.app)
 	t.index[k] = len(t.rows)
-	t.rows = append(t.rows, RollUp{Minute: time.Unix(k.minute*60, 0).UTC(), API: k.api, Version: k.version,
-		ApplicationID: k.app, ApplicationName: t.own(e.ApplicationName), Class: k.class, Level: k.level})
+	t.rows = append(t.rows, RollUp{
+		Minute: time.Unix(k.minute*60, 0).UTC(), API: k.api, Version: k.version,
+		ApplicationID: k.app, ApplicationName: t.own(e.ApplicationName), Class: k.class, Level: k.level,
+	})
 	t.last = k.minute
 	return len(t.rows) - 1
 }
@@ -175,8 +179,10 @@ func (t *Table) Pack() (Batch, error) {
 
 // sums are the columns from rolCalls on.
 func (r *RollUp) sums() [rolColumns - rolCalls]uint64 {
-	return [...]uint64{r.Calls, r.Retries, r.BytesIn, r.BytesOut, uint64(r.Total.Microseconds()),
-		uint64(r.Backend.Microseconds()), uint64(r.Slowest.Microseconds()), r.OverQuota, r.Cached, r.TokenCached, r.Doubt}
+	return [...]uint64{
+		r.Calls, r.Retries, r.BytesIn, r.BytesOut, uint64(r.Total.Microseconds()),
+		uint64(r.Backend.Microseconds()), uint64(r.Slowest.Microseconds()), r.OverQuota, r.Cached, r.TokenCached, r.Doubt,
+	}
 }
 
 func (t *Table) reset() {

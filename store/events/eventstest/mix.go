@@ -6,9 +6,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/netip"
-	"time"
-
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // Mix returns n calls as a plant's gateway sees them, 100 a second from start, none at the same microsecond: four APIs

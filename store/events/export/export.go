@@ -16,9 +16,8 @@ import (
 	"iter"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // Batches are detail batches, oldest first; an error is the last thing they yield.
@@ -189,8 +188,10 @@ func writeLoss(w io.Writer, l *batch.Loss) error {
 		Epoch string       `json:"epoch"`
 		From  uint64       `json:"from,omitempty"`
 		To    uint64       `json:"to,omitempty"`
-	}{l.Reason, l.Class.String(), nil, l.First.UTC().Format(time.RFC3339), l.Last.UTC().Format(time.RFC3339),
-		hex.EncodeToString(l.Epoch[:]), l.From, l.To}
+	}{
+		l.Reason, l.Class.String(), nil, l.First.UTC().Format(time.RFC3339), l.Last.UTC().Format(time.RFC3339),
+		hex.EncodeToString(l.Epoch[:]), l.From, l.To,
+	}
 	if l.Known {
 		line.Calls = &l.Calls
 	}

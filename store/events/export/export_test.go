@@ -11,13 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
-
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
 	"tidegate/store/events/export"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var (
@@ -232,16 +231,22 @@ func TestWSO2Lines(t *testing.T) {
 			"\":\"PRODUCTION\",\"correlationID\":\"" + id + "\"}-ES-correlationData-KS-null-ES-payLoadData-KS-"
 	}
 	want := []string{
-		head("request", "clientType") + strings.Join([]string{"Xk3Tz0pQn7uVfw1Yb", "line-4", "12", "integrator@plant.example",
+		head("request", "clientType") + strings.Join([]string{
+			"Xk3Tz0pQn7uVfw1Yb", "line-4", "12", "integrator@plant.example",
 			"/meters/1.0.0", "meters", "1.0.0", "/readings/{id}", "/readings/{id}", "GET", "admin", "carbon.super", "Gold", "site-42",
 			"ann@carbon.super", "carbon.super", "10.20.3.0", "__unknown__", "1795608000001", "false", "12", "1", "11", "false", "512",
-			"https", "200", "http://10.0.0.5:8080", "1", "0", "0", "0", "11", "0", "MICRO", "plant"}, "-OS-") + "\n",
-		head("throttle", "keyType") + strings.Join([]string{"ann@carbon.super", "carbon.super", "meters", "1.0.0", "/meters/1.0.0",
+			"https", "200", "http://10.0.0.5:8080", "1", "0", "0", "0", "11", "0", "MICRO", "plant",
+		}, "-OS-") + "\n",
+		head("throttle", "keyType") + strings.Join([]string{
+			"ann@carbon.super", "carbon.super", "meters", "1.0.0", "/meters/1.0.0",
 			"admin", "carbon.super", "12", "line-4", "integrator@plant.example", "SUBSCRIPTION_LIMIT_EXCEEDED", "MICRO",
-			"1795608000001", "site-42"}, "-OS-") + "\n",
-		head("fault", "keyType") + strings.Join([]string{"Xk3Tz0pQn7uVfw1Yb", "meters", "1.0.0", "/meters/1.0.0", "/readings/{id}",
+			"1795608000001", "site-42",
+		}, "-OS-") + "\n",
+		head("fault", "keyType") + strings.Join([]string{
+			"Xk3Tz0pQn7uVfw1Yb", "meters", "1.0.0", "/meters/1.0.0", "/readings/{id}",
 			"GET", "admin", "ann@carbon.super", "carbon.super", "carbon.super", "site-42", "12", "line-4", "https", "101504",
-			"Connection timed out", "1795608000001"}, "-OS-"),
+			"Connection timed out", "1795608000001",
+		}, "-OS-"),
 	}
 	if diff := cmp.Diff(want, content(t, files)); diff != "" {
 		t.Errorf("lines differ (-want +got):\n%s", diff)

@@ -12,9 +12,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
-
 	"tidegate/store/events/batch"
+	"time"
 )
 
 // A StreamVersion is the version of WSO2's event streams.

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
 	"tidegate/policy/wso2/wso2test"
 )
 
@@ -293,7 +292,8 @@ func (s *Server) detail(a map[string]any) map[string]any {
 			kind = "LOAD_BALANCED"
 		}
 		endpoints = append(endpoints, map[string]any{"type": strings.ToUpper(side[:1]) + side[1:], "inline": map[string]any{
-			"type": "http", "endpointConfig": map[string]any{"endpointType": kind, "list": urls}}})
+			"type": "http", "endpointConfig": map[string]any{"endpointType": kind, "list": urls},
+		}})
 	}
 	out["endpoint"] = endpoints
 	out["endpointSecurity"] = security

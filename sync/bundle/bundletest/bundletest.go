@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"testing"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"

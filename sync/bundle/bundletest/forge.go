@@ -3,12 +3,11 @@ package bundletest
 import (
 	"bytes"
 	"testing"
-
-	"github.com/fxamacker/cbor/v2"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 func forge(roots [][]byte, manifest []byte, chunks [][]byte) []byte {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"hash"
 	"io"
-
-	"github.com/klauspost/compress/zstd"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // minZstd is the size below which compressing cannot win: frame heads cost about as much.

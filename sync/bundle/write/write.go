@@ -14,7 +14,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/canon"

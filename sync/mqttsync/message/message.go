@@ -10,7 +10,6 @@ package message
 import (
 	"crypto/rand"
 	"encoding/hex"
-
 	"tidegate/policy/refusal"
 	"tidegate/store/events/batch"
 	"tidegate/sync/canon"

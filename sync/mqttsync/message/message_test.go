@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var id = trust.DeviceIDOf(mqttsynctest.Key("device").Public())
@@ -76,8 +75,10 @@ func TestWhatIsOutOfRangeIsRefused(t *testing.T) {
 
 func TestTopics(t *testing.T) {
 	f := message.Fleet("acme")
-	for _, p := range []message.Part{message.StatusPart, message.BatchPart, message.RequestPart, message.ReportPart, message.AnnouncePart,
-		message.PiecePart, message.AckPart, message.TimePart, message.CommandPart} {
+	for _, p := range []message.Part{
+		message.StatusPart, message.BatchPart, message.RequestPart, message.ReportPart, message.AnnouncePart,
+		message.PiecePart, message.AckPart, message.TimePart, message.CommandPart,
+	} {
 		topic := f.Device(id, p)
 		gotID, gotPart, ok := f.Split(topic)
 		if !ok || gotID != id || gotPart != p {

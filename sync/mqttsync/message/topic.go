@@ -2,7 +2,6 @@ package message
 
 import (
 	"strings"
-
 	"tidegate/policy/refusal"
 	"tidegate/sync/trust"
 )

@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
-	"time"
-
 	"tidegate/platform/clock"
 	"tidegate/platform/clock/clocktest"
 	"tidegate/store"
@@ -22,6 +20,7 @@ import (
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // DeviceOptions say how a device is opened.

@@ -12,14 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
-
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // Issued is when everything of a fleet is issued: 15 January 2027, in seconds since 1970.

@@ -19,14 +19,13 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"tidegate/sync/mqttsync/mqttsynctest"
+	"tidegate/sync/mqttsync/pipe"
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
-
-	"tidegate/sync/mqttsync/mqttsynctest"
-	"tidegate/sync/mqttsync/pipe"
 )
 
 func check(t testing.TB, err error) {
@@ -118,8 +117,10 @@ func TestASilentBrokerIsNoticed(t *testing.T) {
 			_, _ = theirs.Write([]byte{0x20, 2, 0, 0})
 			_, _ = io.Copy(io.Discard, theirs)
 		}()
-		p, err := pipe.Dial(context.Background(), pipe.Options{URL: parse(t, "tcp://broker"), ClientID: "c", KeepAlive: time.Minute,
-			Dial: func(context.Context, string, string) (net.Conn, error) { return ours, nil }})
+		p, err := pipe.Dial(context.Background(), pipe.Options{
+			URL: parse(t, "tcp://broker"), ClientID: "c", KeepAlive: time.Minute,
+			Dial: func(context.Context, string, string) (net.Conn, error) { return ours, nil },
+		})
 		check(t, err)
 		began := time.Now()
 		if err := p.Send(context.Background(), "a", []byte("x")); err == nil {
@@ -186,8 +187,10 @@ func certificate(t *testing.T, name string, from, to time.Time) (tls.Certificate
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: to, DNSNames: []string{name},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: to, DNSNames: []string{name},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	check(t, err)
 	leaf, err := x509.ParseCertificate(der)
