@@ -17,9 +17,9 @@ func BenchmarkPack(b *testing.B) {
 			b.ReportAllocs()
 			mix := eventstest.Mix(n, start, 1)
 			var builder batch.Builder
-			var bytes, batches int //nolint:ineffassign // the last round counts
+			var bytes, batches int
 			for b.Loop() {
-				bytes, batches = 0, 0
+				bytes, batches = 0, 0 //nolint:ineffassign // the last round counts
 				for i := range mix {
 					builder.Add(&mix[i], start, batch.Stamp{Unix: start})
 				}
