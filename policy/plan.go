@@ -72,6 +72,9 @@ type Plan struct {
 	WarnPercent uint8   `cbor:"7,keyasint,omitempty"`
 	OnFailure   Failure `cbor:"8,keyasint,omitempty"`
 	Groups      []Group `cbor:"9,keyasint,omitempty"`
+	// Cut stops a stream at the end of the window's bytes; else it finishes, and the excess is
+	// charged to the next window. For limits of bytes.
+	Cut bool `cbor:"13,keyasint,omitempty"`
 	// KeyTemplate and When belong to custom plans: "$userId:$apiContext", and the
 	// variables that must have a value for the plan to apply.
 	KeyTemplate string     `cbor:"10,keyasint,omitempty"`

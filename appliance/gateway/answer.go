@@ -187,6 +187,7 @@ func (c *call) relay(resp *wire.Response) error {
 	c.endCapture(err)
 	if err != nil {
 		c.ed.gw.o.Log.Debug("answer broke off", "error", err)
+		c.x.Abort() // a plan may have cut it: the client must see that it is not whole
 	}
 	return nil
 }

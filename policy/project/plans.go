@@ -62,6 +62,7 @@ func (l *loader) plan(e source.NamedObject, kind policy.PlanKind) policy.Plan {
 		p.Soft = false
 	}
 	p.WarnPercent = uint8(o.Int(0, 1, 99, "warn"))
+	p.Cut = o.Word("on_exceed", "finish", "cut") == "cut"
 	switch o.Word("on_failure", "open", "closed") {
 	case "open":
 		p.OnFailure = policy.FailOpen

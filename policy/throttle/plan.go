@@ -130,6 +130,9 @@ func (c *compiler) limit(p *policy.Plan, level policy.Level, name string, l poli
 	}
 	if l.Unit == policy.Bytes {
 		r.Kind = Bytes
+		if p.Cut {
+			r.Tail = Cut
+		}
 	}
 	switch l.Align {
 	case policy.Epoch:
