@@ -16,6 +16,7 @@ import (
 const (
 	writerArg = "write-until-killed"
 	hangArg   = "hang"
+	sleepArg  = "sleep"
 )
 
 // writerMain is the child of the kill test: it writes 1, 2, 3 … and says each number when

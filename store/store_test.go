@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		case writerArg:
 			os.Exit(writerMain(os.Args[2]))
 		case hangArg:
+			for { //nolint:staticcheck // it goes in circles, as a check of a damaged file can
+			}
+		case sleepArg:
 			time.Sleep(time.Hour)
 		}
 	}
