@@ -11,8 +11,8 @@ for page in README.md docs/tutorial.md; do
 	work=$(mktemp -d /tmp/tidegate-docs-XXXXXX)
 	awk '/^```sh$/ {on=1; printf "echo \"--- line %d\" >&2\n", NR; next} /^```/ {on=0} on' "$page" > "$work.script"
 	echo "$page: $(grep -c '^echo "--- line' "$work.script" || true) blocks"
-	# A process group of its own, so that what the page starts is ended with it.
-	if ! (cd "$work" && HOME=$work setsid bash -euo pipefail -c 'trap "kill \$(jobs -p) 2>/dev/null || true; wait" EXIT; source "$0"' "$work.script") > "$work.out" 2>&1; then
+	# timeout gives the page a process group of its own and ends a page that waits for ever.
+	if ! (cd "$work" && HOME=$work timeout 300 bash -euo pipefail -c 'trap "kill \$(jobs -p) 2>/dev/null || true; wait" EXIT; source "$0"' "$work.script") > "$work.out" 2>&1; then
 		echo "$page: FAILED"
 		cat "$work.out"
 		[ -f "$work/device.log" ] && tail -20 "$work/device.log"
