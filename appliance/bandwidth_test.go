@@ -7,10 +7,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
-
 	"tidegate/appliance/devicetest"
 	"tidegate/policy"
+	"time"
 )
 
 // A plan of bytes counts what passes both ways. A stream that reaches the end of its window
