@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -274,16 +274,12 @@ func buildBundle(p *project.Project, o buildOptions) (*write.Draft, error) {
 		return nil, refusal.New(refusal.SecretRecipient, "the project has secrets and nobody to seal them for").
 			WithHint("give --seal-for FILE.tidedevice or FILE.tideenroll of each device")
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(o.out), ".build-*.tide")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone after the rename
-	d, err := write.Build(tmp, spec, o.signers...)
-	if err := errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return nil, err
-	}
-	return d, durable.Rename(tmp.Name(), o.out)
+	var d *write.Draft
+	err = durable.WriteFrom(o.out, 0o644, func(w io.Writer) (err error) {
+		d, err = write.Build(w, spec, o.signers...)
+		return err
+	})
+	return d, err
 }
 
 // manifest turns tide.yaml into the signed part of a bundle.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -433,16 +432,14 @@ func (a *app) rewrite(file, out string, fn func(io.Writer, io.Reader) (bundle.Di
 		return err
 	}
 	defer in.Close()
-	tmp, err := os.CreateTemp(filepath.Dir(out), ".sign-*.tide")
+	var digest bundle.Digest
+	err = durable.WriteFrom(out, 0o644, func(w io.Writer) (err error) {
+		if digest, err = fn(w, in); err != nil {
+			return refusal.About(file, err)
+		}
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone after the rename
-	digest, err := fn(tmp, in)
-	if err := errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return refusal.About(file, err)
-	}
-	if err := durable.Rename(tmp.Name(), out); err != nil {
 		return err
 	}
 	if a.json {

@@ -22,8 +22,6 @@ import (
 
 func decode(r io.Reader, v any) error { return json.NewDecoder(r).Decode(v) }
 
-func dirOf(name string) string { return filepath.Dir(name) }
-
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

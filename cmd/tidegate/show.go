@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
+	"tidegate/platform/durable"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -419,20 +419,13 @@ func (a *app) save(ctx context.Context, cl *client, path string, q url.Values, n
 		_, err := io.Copy(a.Out, resp.Body)
 		return err
 	}
-	f, err := os.CreateTemp(dirOf(name), ".tidegate-*")
+	var n int64
+	err = durable.WriteFrom(name, 0o644, func(w io.Writer) (err error) {
+		n, err = io.Copy(w, resp.Body)
+		return err
+	})
 	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	n, err := io.Copy(f, resp.Body)
-	if err := firstError(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
-	}
-	if err := os.Chmod(f.Name(), 0o644); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
 	}
 	if a.json {
 		return a.JSON(map[string]any{"file": name, "bytes": n})

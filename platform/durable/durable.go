@@ -33,8 +33,16 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 }
 
 // WriteFrom is [WriteFile] for content that fill produces. What fill returns is returned
-// as it is, and the file at path is then what it was before.
+// as it is, and the file at path is then what it was before. A device, a pipe or a socket at
+// path, such as /dev/null, is written to and never replaced.
 func WriteFrom(path string, perm fs.FileMode, fill func(io.Writer) error) (err error) {
+	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() && !fi.IsDir() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fill(f), f.Close())
+	}
 	tmp := path + TempSuffix
 	// A rest of an earlier run may have another owner or mode; O_EXCL keeps us from
 	// writing through a link somebody placed there.

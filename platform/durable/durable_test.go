@@ -289,3 +289,27 @@ func FuzzSlot(f *testing.F) {
 		}
 	})
 }
+
+func TestWriteFileKeepsWhatIsNoFile(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("named pipes are made with mkfifo")
+	}
+	path := filepath.Join(t.TempDir(), "pipe")
+	if out, err := exec.Command("mkfifo", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	read := make(chan []byte, 1)
+	go func() {
+		b, _ := os.ReadFile(path)
+		read <- b
+	}()
+	if err := WriteFile(path, []byte("through"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != fs.ModeNamedPipe {
+		t.Fatalf("the pipe is now %v, %v", fi, err)
+	}
+	if got := <-read; string(got) != "through" {
+		t.Errorf("read %q", got)
+	}
+}
