@@ -154,19 +154,25 @@ func TestUploadThroughPowerCuts(t *testing.T) {
 		}
 		cmd := exec.Command("tidectl", s.words()...)
 		cmd.Env = append(os.Environ(), wso2PasswordVariable+"="+apimtest.Password)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		started := make(chan struct{})
 		s.Plan()
 		if stored := len(s.Lines()); stored < len(s.events) {
-			kill := apimtest.Answer{Cut: func() { _ = cmd.Process.Kill() }}
+			kill := apimtest.Answer{Cut: func() { <-started; _ = cmd.Process.Kill() }}
 			// What was stored before is a duplicate now; the first new one is the last thing
 			// this run does.
 			s.Plan(append(make([]apimtest.Answer, s.duplicates()), kill)...)
 		}
-		out, err := cmd.CombinedOutput()
-		if err == nil {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		close(started)
+		if err := cmd.Wait(); err == nil {
 			break
 		}
 		if len(files(t, s.dir)) == 0 {
-			t.Fatalf("it was killed with nothing left to send\n%s", out)
+			t.Fatalf("it was killed with nothing left to send\n%s", &out)
 		}
 	}
 	if s.Posted() < 5 {

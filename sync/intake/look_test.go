@@ -2,6 +2,7 @@ package intake
 
 import (
 	"io"
+	"sync/atomic"
 	"testing"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle/write"
@@ -11,20 +12,20 @@ import (
 // watched counts the bytes that were read, and whether it was closed.
 type watched struct {
 	io.Reader
-	n      *int
-	closed *bool
+	n      *atomic.Int64 // another goroutine reads ahead
+	closed *atomic.Bool
 }
 
 func (w watched) Read(p []byte) (int, error) {
 	n, err := w.Reader.Read(p)
-	*w.n += n
+	w.n.Add(int64(n))
 	return n, err
 }
 
-func (w watched) Close() error { *w.closed = true; return nil }
+func (w watched) Close() error { w.closed.Store(true); return nil }
 
-func watching(b []byte) (c Candidate, read *int, closed *bool) {
-	read, closed = new(int), new(bool)
+func watching(b []byte) (c Candidate, read *atomic.Int64, closed *atomic.Bool) {
+	read, closed = new(atomic.Int64), new(atomic.Bool)
 	c = candidate(b)
 	open := c.Open
 	c.Open = func() (io.ReadCloser, error) {
@@ -52,14 +53,14 @@ func TestLookKeepsNothingAndTakeReadsOn(t *testing.T) {
 	if after := w.picture(); after.roots != before.roots || after.pointer != before.pointer || len(after.staging) != 0 || after.entries != before.entries {
 		t.Errorf("before %+v\nafter  %+v", before, after)
 	}
-	if *read > 200_000 || *closed {
-		t.Errorf("%d of %d bytes were read, closed %v", *read, len(b), *closed)
+	if read.Load() > 200_000 || closed.Load() {
+		t.Errorf("%d of %d bytes were read, closed %v", read.Load(), len(b), closed.Load())
 	}
 	if r, err := l.Take(t.Context()); err != nil || r.Phase != OnTrial || r.Roots != 1 {
 		t.Fatalf("take: %+v, %v", r, err)
 	}
-	if *read != len(b) || !*closed {
-		t.Errorf("%d of %d bytes were read, closed %v", *read, len(b), *closed)
+	if read.Load() != int64(len(b)) || !closed.Load() {
+		t.Errorf("%d of %d bytes were read, closed %v", read.Load(), len(b), closed.Load())
 	}
 	w.wantServes(6)
 	if _, err := l.Take(t.Context()); err == nil {
@@ -77,13 +78,13 @@ func TestLookThatIsLetGoOfOrRefused(t *testing.T) {
 	}
 	l.Close()
 	l.Close()
-	if !*closed {
+	if !closed.Load() {
 		t.Error("the source is open")
 	}
 	c, _, closed = watching(w.bundle(3, nil))
 	l, r, err := w.desk.Look(t.Context(), c)
 	w.mustBe(r, err, refusal.Rollback)
-	if l != nil || !*closed {
+	if l != nil || !closed.Load() {
 		t.Error("a refused bundle is held")
 	}
 	for _, word := range []refusal.Word{refusal.Format, refusal.MediaIO} {

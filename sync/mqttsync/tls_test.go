@@ -68,7 +68,7 @@ func TestADeviceWithoutTheTimeAsksForItBeforeItJudgesACertificate(t *testing.T) 
 				w.collect(nil)
 				dial, pool := w.secured(later, later.Add(365*24*time.Hour))
 				var d *mqttsynctest.Device
-				d = w.startWith(func(o *mqttsynctest.DeviceOptions) {
+				w.startWith(func(o *mqttsynctest.DeviceOptions) {
 					o.Dial, o.Broker = dial, "tls://broker.test:8883"
 					o.Change = func(m *mqttsync.Options) {
 						m.TLS = &tls.Config{RootCAs: pool, ServerName: tc.server, Time: func() time.Time { return d.Clock.Now().Estimate }}
@@ -89,7 +89,7 @@ func TestADeviceWithoutTheTimeAsksForItBeforeItJudgesACertificate(t *testing.T) 
 }
 
 // startWith runs the device after it was handed out: its clock is needed to make it.
-func (w *world) startWith(change func(*mqttsynctest.DeviceOptions), got func(*mqttsynctest.Device)) *mqttsynctest.Device {
+func (w *world) startWith(change func(*mqttsynctest.DeviceOptions), got func(*mqttsynctest.Device)) {
 	w.t.Helper()
 	o := mqttsynctest.DeviceOptions{Dir: w.dir + "/device", Key: w.key, Fleet: w.fleet}
 	change(&o)
@@ -98,5 +98,4 @@ func (w *world) startWith(change func(*mqttsynctest.DeviceOptions), got func(*mq
 	got(d)
 	check(w.t, d.Start(context.Background()))
 	w.device = d
-	return d
 }

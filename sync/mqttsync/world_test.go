@@ -135,8 +135,8 @@ func (w *world) start(change func(*mqttsynctest.DeviceOptions)) *mqttsynctest.De
 	}
 	d, err := mqttsynctest.OpenDevice(o)
 	check(w.t, err)
+	w.device = d // before the start: what a peer does may ask for it
 	check(w.t, d.Start(context.Background()))
-	w.device = d
 	return d
 }
 
