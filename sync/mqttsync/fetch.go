@@ -12,6 +12,7 @@ import (
 	"tidegate/policy/refusal"
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"
+	"tidegate/sync/mqttsync/pipe"
 	"tidegate/sync/trust"
 	"time"
 )
@@ -244,7 +245,7 @@ func (s *session) fetchOne(ctx context.Context, a *message.Announcement, retry b
 			err = s.offerFile(ctx, o, f.head)
 		}
 	}
-	if ctx.Err() != nil || s.pipe.Err() != nil {
+	if ctx.Err() != nil || s.pipe.Err() != nil || errors.Is(err, pipe.ErrClosed) {
 		return err // it goes on with the next connection
 	}
 	s.dropFetch()

@@ -255,7 +255,7 @@ func (p *Pipe) Send(ctx context.Context, topic string, payload []byte) error {
 		return p.Err()
 	default:
 	}
-	return p.wait(ctx, p.client.Publish(topic, 1, false, payload))
+	return ended(p.wait(ctx, p.client.Publish(topic, 1, false, payload)))
 }
 
 // Post publishes with QoS 1 and does not wait for the broker. It is for answers to what was
@@ -270,10 +270,19 @@ func (p *Pipe) Post(topic string, payload []byte) error {
 	t := p.client.Publish(topic, 1, false, payload)
 	select {
 	case <-t.Done():
-		return t.Error()
+		return ended(t.Error())
 	default:
 		return nil
 	}
+}
+
+// ended marks why a publication failed: the client gives its own words, and may give them before
+// lost is closed.
+func ended(err error) error {
+	if err == nil || errors.Is(err, ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrClosed, err)
 }
 
 func (p *Pipe) wait(ctx context.Context, t mqtt.Token) error {
