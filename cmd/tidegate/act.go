@@ -22,15 +22,6 @@ import (
 
 func decode(r io.Reader, v any) error { return json.NewDecoder(r).Decode(v) }
 
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (a *app) cmdPlan(ctx context.Context, args []string) error {
