@@ -110,7 +110,7 @@ func (p *patient) service() {
 	case l.HTTP == "" && l.HTTPS == "":
 		p.fault("listeners", "set listen.http or listen.https", "nobody can call: no listener")
 	default:
-		p.ok("service", "serving since %s", age(p.s.Uptime))
+		p.ok("service", "serving since %s", Age(p.s.Uptime))
 		p.ok("listeners", "http %s, https %s", orNone(l.HTTP), orNone(l.HTTPS))
 	}
 	if p.s.Device == "" {
@@ -202,11 +202,11 @@ func (p *patient) disk() {
 	case m.DiskTotal == 0:
 		p.ok("disk", "writable")
 	case m.DiskFree < noSpace:
-		p.fault("disk", "make room on the partition of "+p.s.Data, "%s free of %s", bytesText(m.DiskFree), bytesText(m.DiskTotal))
+		p.fault("disk", "make room on the partition of "+p.s.Data, "%s free of %s", Size(m.DiskFree), Size(m.DiskTotal))
 	case m.DiskFree < lowSpace:
-		p.warn("disk", "make room on the partition of "+p.s.Data, "%s free of %s", bytesText(m.DiskFree), bytesText(m.DiskTotal))
+		p.warn("disk", "make room on the partition of "+p.s.Data, "%s free of %s", Size(m.DiskFree), Size(m.DiskTotal))
 	default:
-		p.ok("disk", "%s free of %s", bytesText(m.DiskFree), bytesText(m.DiskTotal))
+		p.ok("disk", "%s free of %s", Size(m.DiskFree), Size(m.DiskTotal))
 	}
 	if m.WornPercent >= wornHigh {
 		p.warn("flash", "plan to replace the card", "%d %% of its life is used", min(m.WornPercent, 100))
@@ -214,9 +214,9 @@ func (p *patient) disk() {
 		p.ok("flash", "at most %d %% of its life is used", m.WornPercent)
 	}
 	if m.WrittenPerDay > dailyWear && p.s.Uptime > 3600 {
-		p.warn("wear", "raise events.interval and throttle.flush_every, or send the log elsewhere", "%s are written a day", bytesText(m.WrittenPerDay))
+		p.warn("wear", "raise events.interval and throttle.flush_every, or send the log elsewhere", "%s are written a day", Size(m.WrittenPerDay))
 	} else if m.WrittenPerDay > 0 && p.s.Uptime > 3600 {
-		p.ok("wear", "%s written a day", bytesText(m.WrittenPerDay))
+		p.ok("wear", "%s written a day", Size(m.WrittenPerDay))
 	}
 }
 
@@ -246,11 +246,11 @@ func (p *patient) memory() {
 	switch {
 	case limit == 0 || used == 0:
 	case used > limit*9/10:
-		p.warn("memory", "lower limits.connections, limits.requests_in_flight or cache.responses", "%s of %s in use", bytesText(used), bytesText(limit))
+		p.warn("memory", "lower limits.connections, limits.requests_in_flight or cache.responses", "%s of %s in use", Size(used), Size(limit))
 	case limit < 64<<20:
-		p.warn("memory", "give the device at least 64 MiB (MemoryMax of the unit)", "only %s by %s", bytesText(limit), p.f.Source)
+		p.warn("memory", "give the device at least 64 MiB (MemoryMax of the unit)", "only %s by %s", Size(limit), p.f.Source)
 	default:
-		p.ok("memory", "%s of %s in use", bytesText(used), bytesText(limit))
+		p.ok("memory", "%s of %s in use", Size(used), Size(limit))
 	}
 }
 
@@ -266,7 +266,7 @@ func (p *patient) state() {
 	if e.Error != "" {
 		p.fault("events", "check the data partition", "%s", e.Error)
 	} else {
-		p.ok("events", "%d stored, %s of %s", e.Calls, bytesText(e.Bytes), bytesText(e.Cap))
+		p.ok("events", "%d stored, %s of %s", e.Calls, Size(e.Bytes), Size(e.Cap))
 	}
 	for _, reason := range lossReasons() {
 		if n := e.Lost[reason]; n > 0 {
@@ -332,12 +332,13 @@ func orNone(s string) string {
 	return s
 }
 
-func age(seconds float64) string {
+// Age writes a number of seconds for people.
+func Age(seconds float64) string {
 	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
 }
 
-// bytesText writes a size for people.
-func bytesText(n int64) string {
+// Size writes a number of bytes for people.
+func Size(n int64) string {
 	switch {
 	case n >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))

@@ -69,7 +69,7 @@ func (a *app) printPlan(o admin.Outcome) {
 			fmt.Fprintf(a.Out, "%s %s\n", l.mark, s)
 		}
 	}
-	fmt.Fprintf(a.Out, "%s new\n", byteSize(int64(min(o.Changes.Bytes, 1<<62))))
+	fmt.Fprintf(a.Out, "%s new\n", admin.Size(int64(min(o.Changes.Bytes, 1<<62))))
 }
 
 func (a *app) cmdApply(ctx context.Context, args []string) error {

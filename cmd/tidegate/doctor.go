@@ -142,5 +142,5 @@ func dataFolder(dir string) []admin.Finding {
 	if s.Free < 64<<20 {
 		state, remedy = admin.StateFault, "make room on the partition of "+dir
 	}
-	return []admin.Finding{{What: "disk", State: state, Detail: fmt.Sprintf("%s free of %s on %s", byteSize(s.Free), byteSize(s.Total), m.Type), Remedy: remedy}}
+	return []admin.Finding{{What: "disk", State: state, Detail: fmt.Sprintf("%s free of %s on %s", admin.Size(s.Free), admin.Size(s.Total), m.Type), Remedy: remedy}}
 }

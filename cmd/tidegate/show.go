@@ -126,7 +126,7 @@ func printStatus(a *app, s admin.Status) error {
 	if !s.Ready {
 		state, look = "not ready", danger
 	}
-	l.row(look, "device", "%s, %s, up %s", orNone(s.Device), state, duration(s.Uptime))
+	l.row(look, "device", "%s, %s, up %s", orNone(s.Device), state, admin.Age(s.Uptime))
 	l.row(plain, "version", "%s", s.Build.String())
 	if s.Mode != "normal" {
 		l.row(danger, "mode", "%s", s.Mode)
@@ -141,7 +141,7 @@ func printStatus(a *app, s admin.Status) error {
 	l.link(s.Link)
 	l.row(plain, "calls", "%d answered, %d of them 5xx, %d in flight, %d refused by form", s.Calls.Answered, s.Calls.Failed, s.Calls.InFlight, s.Calls.Refused)
 	l.row(plain, "counters", "%d of %d, %d stalls%s", s.Limits.Keys, s.Limits.Capacity, s.Limits.Stalls, trouble(s.Limits.Error))
-	l.row(plain, "events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, byteSize(s.Events.Bytes), byteSize(s.Events.Cap), trouble(s.Events.Error))
+	l.row(plain, "events", "%d stored, %d in memory, %s of %s%s", s.Events.Calls, s.Events.Waiting, admin.Size(s.Events.Bytes), admin.Size(s.Events.Cap), trouble(s.Events.Error))
 	for _, reason := range sortedKeys(s.Events.Lost) {
 		if n := s.Events.Lost[reason]; n > 0 {
 			l.row(caution, "lost", "%d events (%s)", n, reason)
@@ -205,7 +205,7 @@ func (l *lines) link(k *admin.Link) {
 	}
 	text := k.State + ", " + orNone(k.Broker)
 	if k.Next > 0 {
-		text += ", next try in " + duration(k.Next)
+		text += ", next try in " + admin.Age(k.Next)
 	}
 	if k.Error != "" {
 		text += "; " + k.Error
@@ -219,10 +219,10 @@ func (l *lines) link(k *admin.Link) {
 func (l *lines) machine(s *admin.Status) {
 	m := &s.Machine
 	if m.DiskTotal > 0 {
-		l.row(plain, "disk", "%s free of %s, %s written since the start", byteSize(m.DiskFree), byteSize(m.DiskTotal), byteSize(m.Written))
+		l.row(plain, "disk", "%s free of %s, %s written since the start", admin.Size(m.DiskFree), admin.Size(m.DiskTotal), admin.Size(m.Written))
 	}
 	if m.Resident > 0 {
-		l.row(plain, "memory", "%s resident, %s heap", byteSize(m.Resident), byteSize(s.Process.Heap))
+		l.row(plain, "memory", "%s resident, %s heap", admin.Size(m.Resident), admin.Size(s.Process.Heap))
 	}
 }
 
@@ -252,23 +252,6 @@ func bundleText(b *admin.Bundle) string {
 		s += " (DAMAGED on disk)"
 	}
 	return s
-}
-
-func duration(seconds float64) string {
-	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
-}
-
-// byteSize writes a size for people.
-func byteSize(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	}
-	return fmt.Sprintf("%d B", n)
 }
 
 func printAPIs(a *app, apis []admin.APIView) error {
@@ -430,6 +413,6 @@ func (a *app) save(ctx context.Context, cl *client, path string, q url.Values, n
 	if a.json {
 		return a.JSON(map[string]any{"file": name, "bytes": n})
 	}
-	a.Say("%s: %s", name, byteSize(n))
+	a.Say("%s: %s", name, admin.Size(n))
 	return nil
 }

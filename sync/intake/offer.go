@@ -137,6 +137,13 @@ func (d *Desk) open(ctx context.Context, c Candidate) (*bufio.Reader, envelope.K
 func about(c Candidate, err error) error { return refusal.About(c.Name, err) }
 
 func (d *Desk) offer(ctx context.Context, c Candidate) (Report, error) {
+	return d.each(ctx, c, d.offerRoots, d.offerEnrolment, func(r Report, h *bundle.Head) (Report, error) {
+		return d.offerBundle(ctx, r, c, h)
+	})
+}
+
+// each opens a candidate and hands it to the function for its kind.
+func (d *Desk) each(ctx context.Context, c Candidate, roots, enrolment func(Report, io.Reader) (Report, error), content func(Report, *bundle.Head) (Report, error)) (Report, error) {
 	r := Report{Source: c.Source, Object: c.Name}
 	in, kind, done, err := d.open(ctx, c)
 	if err != nil {
@@ -146,15 +153,15 @@ func (d *Desk) offer(ctx context.Context, c Candidate) (Report, error) {
 	r.Kind = kind
 	switch kind {
 	case envelope.Root:
-		return d.offerRoots(r, in)
+		return roots(r, in)
 	case envelope.Device:
-		return d.offerEnrolment(r, in)
+		return enrolment(r, in)
 	}
 	h, err := bundle.Read(in)
 	if err != nil {
 		return r, about(c, err)
 	}
-	return d.offerBundle(ctx, r, c, h)
+	return content(r, h)
 }
 
 // offerBundle goes on from the head of a bundle, whose content comes from the stream behind it.
@@ -366,23 +373,12 @@ func (d *Desk) mend(ctx context.Context, r *Report, j judgement, h *bundle.Head)
 
 // plan runs steps 1 to 11 on staging that it throws away.
 func (d *Desk) plan(ctx context.Context, c Candidate) (Report, error) {
-	r := Report{Source: c.Source, Object: c.Name}
-	in, kind, done, err := d.open(ctx, c)
-	if err != nil {
-		return r, err
-	}
-	defer done()
-	r.Kind = kind
-	switch kind {
-	case envelope.Root:
-		return d.planRoots(r, in)
-	case envelope.Device:
-		return d.planEnrolment(r, in)
-	}
-	h, err := bundle.Read(in)
-	if err != nil {
-		return r, about(c, err)
-	}
+	return d.each(ctx, c, d.planRoots, d.planEnrolment, func(r Report, h *bundle.Head) (Report, error) {
+		return d.planBundle(ctx, r, c, h)
+	})
+}
+
+func (d *Desk) planBundle(ctx context.Context, r Report, c Candidate, h *bundle.Head) (Report, error) {
 	j, err := d.judge(&r, h, c.Retry, func(trust.State) error { return nil })
 	if err != nil {
 		return r, about(c, err)
