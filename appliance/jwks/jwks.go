@@ -56,6 +56,7 @@ type Options struct {
 type Follower struct {
 	o    Options
 	wake chan struct{}
+	ask  func(context.Context, *upstream.Site) (*upstream.Answer, error)
 
 	mu     sync.Mutex
 	copies map[string]*keyCopy // by URL
@@ -74,8 +75,7 @@ type keyCopy struct {
 // watched is a URL that the active bundle names.
 type watched struct {
 	beside [][]byte
-	fetch  func(ctx context.Context) (*upstream.Answer, error)
-	close  func()
+	site   *upstream.Site
 	next   time.Time // of the next fetch
 	last   time.Time // of the last one, zero before
 	failed int       // in a row
@@ -83,7 +83,7 @@ type watched struct {
 
 // Open reads the copies of db. With an error, those that could be read count.
 func Open(o Options) (*Follower, error) {
-	f := &Follower{o: o, wake: make(chan struct{}, 1), copies: map[string]*keyCopy{}, watch: map[string]*watched{}}
+	f := &Follower{o: o, wake: make(chan struct{}, 1), ask: ask, copies: map[string]*keyCopy{}, watch: map[string]*watched{}}
 	if f.o.Log == nil {
 		f.o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -175,9 +175,7 @@ func (f *Follower) Follow(set *policy.Set, secret func(policy.Secret) []byte) er
 	old := f.watch
 	f.watch = map[string]*watched{}
 	for _, w := range old {
-		if w.close != nil {
-			w.close()
-		}
+		w.site.Close()
 	}
 	if set == nil {
 		return nil
@@ -209,9 +207,7 @@ func (f *Follower) follow(set *policy.Set, i *policy.Issuer, secret func(policy.
 		if err != nil {
 			return err
 		}
-		w = &watched{close: site.Close, next: time.Now(), fetch: func(ctx context.Context) (*upstream.Answer, error) {
-			return site.Ask(ctx, "GET", wire.Header{{Name: "Accept", Value: "application/jwk-set+json, application/json"}}, nil, jwk.MaxBytes, askTime)
-		}}
+		w = &watched{site: site, next: time.Now()}
 		f.watch[i.JWKSURL] = w
 	}
 	w.beside = append(w.beside, beside(i))
@@ -280,7 +276,7 @@ func (f *Follower) due() (string, *watched, time.Duration) {
 
 // one fetches one set.
 func (f *Follower) one(ctx context.Context, url string, w *watched) {
-	keys, fresh, err := get(ctx, w)
+	keys, fresh, err := f.get(ctx, w.site)
 	if ctx.Err() != nil {
 		return
 	}
@@ -362,9 +358,13 @@ func equal(a, b *keyCopy) bool {
 	}) && slices.EqualFunc(a.Beside, b.Beside, func(x, y []byte) bool { return string(x) == string(y) })
 }
 
+func ask(ctx context.Context, site *upstream.Site) (*upstream.Answer, error) {
+	return site.Ask(ctx, "GET", wire.Header{{Name: "Accept", Value: "application/jwk-set+json, application/json"}}, nil, jwk.MaxBytes, askTime)
+}
+
 // get fetches a set and returns how long it is fresh.
-func get(ctx context.Context, w *watched) ([]policy.Key, time.Duration, error) {
-	a, err := w.fetch(ctx)
+func (f *Follower) get(ctx context.Context, site *upstream.Site) ([]policy.Key, time.Duration, error) {
+	a, err := f.ask(ctx, site)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -32,7 +32,7 @@ type source struct {
 	err    error
 }
 
-func (s *source) fetch(context.Context) (*upstream.Answer, error) {
+func (s *source) fetch(context.Context, *upstream.Site) (*upstream.Answer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, time.Now())
@@ -119,6 +119,7 @@ func (w *world) open() *Follower {
 	if err != nil {
 		w.Fatal(err)
 	}
+	f.ask = w.s.fetch
 	return f
 }
 
@@ -128,11 +129,6 @@ func (w *world) follow(set *policy.Set) {
 	if err := w.f.Follow(set, nil); err != nil {
 		w.Fatal(err)
 	}
-	w.f.mu.Lock()
-	for _, x := range w.f.watch {
-		x.fetch = w.s.fetch
-	}
-	w.f.mu.Unlock()
 }
 
 // run runs the follower until the returned function is called.
