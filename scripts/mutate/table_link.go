@@ -1,0 +1,4 @@
+package main
+
+// linkAndPower are the checks of sticks, network, power, trial, secrets, G to K.
+var linkAndPower = []mutation{}
