@@ -10,7 +10,6 @@ import (
 	"tidegate/policy/cors"
 	"tidegate/policy/fault"
 	"tidegate/policy/throttle"
-	"time"
 )
 
 // refuse answers with a fault. The client sees the fault, the log the reason.
@@ -73,7 +72,7 @@ func (c *call) refusalFields(e *fault.Error) {
 	}
 	if e.RetryAfter > 0 {
 		m := c.mark()
-		c.text = strconv.AppendInt(c.text, int64((e.RetryAfter+time.Second-1)/time.Second), 10)
+		c.text = throttle.AppendRetryAfter(c.text, e.RetryAfter)
 		c.add(throttle.FieldRetryAfter, c.value(m))
 	}
 	c.ownFields()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
+	"tidegate/policy/cors"
 	"tidegate/policy/fault"
 	"tidegate/policy/schema"
 	"tidegate/policy/strictjson"
@@ -263,11 +264,11 @@ func (c *call) fixed() error {
 }
 
 // passesBack reports whether a field of the backend's answer goes on to the client.
-func (c *call) passesBack(name string, cors bool) bool {
+func (c *call) passesBack(name string, ownCORS bool) bool {
 	switch {
 	case len(name) == len(fieldID) && strings.EqualFold(name, fieldID),
 		len(name) == 6 && strings.EqualFold(name, "Server"),
-		cors && len(name) > 15 && strings.EqualFold(name[:15], "Access-Control-"):
+		ownCORS && cors.Owns(name):
 		return false
 	}
 	return len(c.claims) == 0 || !limitField(name)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -106,16 +105,6 @@ func GrowData(where string, size int64) error {
 		return fmt.Errorf("grow %s: %w", where, e)
 	}
 	return nil
-}
-
-// WaitFor waits until a file is there.
-func WaitFor(path string, within time.Duration) error {
-	for end := time.Now().Add(within); ; time.Sleep(50 * time.Millisecond) {
-		_, err := os.Stat(path)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) || time.Now().After(end) {
-			return err
-		}
-	}
 }
 
 // Group makes a control group with a memory limit in bytes and at most tasks threads, and

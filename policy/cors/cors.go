@@ -139,8 +139,11 @@ func (r *Rules) Actual(dst []Field, call policy.Call) []Field {
 }
 
 // Owns reports whether a field of a backend's answer is replaced by the gateway's own
-// on an API with rules. The name is in canonical form.
-func Owns(name string) bool { return strings.HasPrefix(name, "Access-Control-") }
+// on an API with rules. Case does not matter.
+func Owns(name string) bool {
+	const prefix = "Access-Control-"
+	return len(name) > len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+}
 
 // allow returns the value of Access-Control-Allow-Origin, "" for an origin that is not listed.
 func (r *Rules) allow(call policy.Call) (value string, credentials bool) {

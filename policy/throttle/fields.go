@@ -93,8 +93,8 @@ func AppendLimit(dst []byte, claims []Claim, v Verdict) []byte {
 
 // AppendRetryAfter appends the value of Retry-After: whole seconds, rounded up, at
 // least 1.
-func AppendRetryAfter(dst []byte, v Verdict) []byte {
-	return strconv.AppendInt(dst, max(1, ceilSeconds(v.Retry)), 10)
+func AppendRetryAfter(dst []byte, d time.Duration) []byte {
+	return strconv.AppendInt(dst, max(1, ceilSeconds(d)), 10)
 }
 
 func ceilSeconds(d time.Duration) int64 {

@@ -54,7 +54,7 @@ func TestFields(t *testing.T) {
 
 func TestRetryAfterRoundsUp(t *testing.T) {
 	for d, want := range map[time.Duration]string{0: "1", 1: "1", time.Second: "1", time.Second + 1: "2", 90 * time.Minute: "5400", 1<<63 - 1: "9223372036"} {
-		if got := string(AppendRetryAfter(nil, Verdict{Retry: d})); got != want {
+		if got := string(AppendRetryAfter(nil, d)); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}

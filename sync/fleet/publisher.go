@@ -93,9 +93,6 @@ func (p *Publisher) Run(ctx context.Context) error {
 	return p.o.Broker.keep(ctx, p.session)
 }
 
-// Rollout returns the rollout as it is now.
-func (p *Publisher) Rollout() Rollout { return p.rollout.get() }
-
 func (p *Publisher) session(ctx context.Context, c *pipe.Pipe) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -29,8 +29,8 @@ func (f *FileWriter) Add(env []byte) error { return f.write(canon.AppendBytes(ni
 // Size returns the bytes written.
 func (f *FileWriter) Size() int64 { return f.n }
 
-// Fits reports whether one more object of up to MaxBatch bytes keeps within MaxFile.
-func (f *FileWriter) Fits() bool { return f.n+MaxBatch+16 <= MaxFile }
+// Fits reports whether one more object of up to MaxBatch bytes keeps within room bytes and MaxFile.
+func (f *FileWriter) Fits(room int64) bool { return f.n+MaxBatch+16 <= min(room, MaxFile) }
 
 func (f *FileWriter) write(b []byte) error {
 	n, err := f.w.Write(b)

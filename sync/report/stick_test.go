@@ -72,10 +72,10 @@ func TestFileWriter(t *testing.T) {
 		}
 	}
 	const want = "d9d9f7826a746964652d6261746368014101420203"
-	if got := hex.EncodeToString(b.Bytes()); got != want || f.Size() != int64(b.Len()) || !f.Fits() {
+	if got := hex.EncodeToString(b.Bytes()); got != want || f.Size() != int64(b.Len()) || !f.Fits(MaxFile) || f.Fits(f.Size()+MaxBatch) {
 		t.Errorf("got %s (%d bytes), want %s", got, f.Size(), want)
 	}
-	if f.n = MaxFile - MaxBatch; f.Fits() {
+	if f.n = MaxFile - MaxBatch; f.Fits(2 * MaxFile) {
 		t.Error("one more fits above the limit")
 	}
 }

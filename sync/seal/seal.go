@@ -77,12 +77,6 @@ func KeyID(k trust.SealKey) bundle.Digest {
 	return bundle.Digest(h.Sum(nil))
 }
 
-// Check returns nil for a key that secrets can be sealed for.
-func Check(k trust.SealKey) error {
-	_, err := public(k)
-	return err
-}
-
 func public(k trust.SealKey) (hpke.PublicKey, error) {
 	if k.KEM != X25519 && k.KEM != Hybrid {
 		return nil, refusal.New(refusal.Key, "sealing key %s: KEM %#04x is not known", KeyID(k), k.KEM)

@@ -97,10 +97,10 @@ func TestWrappedKeysAreHPKE(t *testing.T) {
 			t.Errorf("KEM %#x: opens in another bundle", r.KEM)
 		}
 	}
-	if err := Check(trust.SealKey{KEM: 0x10, Public: make([]byte, 32)}); !refusal.Is(err, refusal.Key) {
+	if _, err := public(trust.SealKey{KEM: 0x10, Public: make([]byte, 32)}); !refusal.Is(err, refusal.Key) {
 		t.Errorf("a KEM that is not ours: %v", err)
 	}
-	if err := Check(trust.SealKey{KEM: X25519, Public: make([]byte, 31)}); !refusal.Is(err, refusal.Key) {
+	if _, err := public(trust.SealKey{KEM: X25519, Public: make([]byte, 31)}); !refusal.Is(err, refusal.Key) {
 		t.Errorf("a short key: %v", err)
 	}
 }

@@ -297,7 +297,7 @@ func (f *batchFile) fill(w io.Writer, room int64) (more bool, err error) {
 			return false, err
 		}
 		for i := range some {
-			if out.Size()+report.MaxBatch+16 > room {
+			if !out.Fits(room) {
 				return true, nil
 			}
 			env, err := seal.Batch(&some[i], now)

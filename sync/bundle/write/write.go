@@ -8,10 +8,8 @@ package write
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"tidegate/policy/refusal"
@@ -48,50 +46,6 @@ type File struct {
 // Bytes returns a file that holds b.
 func Bytes(path string, b []byte) File {
 	return File{Path: path, Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }}
-}
-
-// FromFS returns the files of a folder, by paths in the grammar of bundles; see [MapPath].
-func FromFS(dir fs.FS) ([]File, error) {
-	var files []File
-	seen := make(map[string]string)
-	var faults []error
-	err := fs.WalkDir(dir, ".", func(name string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		path, err := MapPath(name)
-		switch other, taken := seen[path]; {
-		case err != nil:
-			faults = append(faults, err)
-		case taken:
-			faults = append(faults, refusal.New(refusal.Format, "path %q: %q and %q have the same name in a bundle", path, other, name))
-		}
-		seen[path] = name
-		files = append(files, File{Path: path, Open: func() (io.ReadCloser, error) { return dir.Open(name) }})
-		return nil
-	})
-	if err = errors.Join(append(faults, err)...); err != nil {
-		return nil, err
-	}
-	return files, nil
-}
-
-// MapPath maps the name of a file into the grammar of paths: upper case becomes lower case,
-// and every other byte that is not allowed a hyphen.
-func MapPath(name string) (string, error) {
-	path := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'A' && r <= 'Z':
-			return r + 'a' - 'A'
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', strings.ContainsRune("._-/", r):
-			return r
-		}
-		return '-'
-	}, name)
-	if !bundle.ValidPath(path) {
-		return "", refusal.New(refusal.Format, "path %q cannot be a path of a bundle", name)
-	}
-	return path, nil
 }
 
 // A Draft is a bundle before its signatures.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/bundletest"
@@ -252,17 +251,6 @@ func TestK9ExtractStaysInItsFolder(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "schemas", "common.json")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("damaged content stays: %v", err)
 	}
-}
-
-func TestNamesOfAProjectAreMapped(t *testing.T) {
-	files, err := write.FromFS(fstest.MapFS{"APIs/Pet Store.yaml": {Data: []byte("x")}, "policy.cbor": {Data: []byte("y")}})
-	if err != nil || len(files) != 2 || files[0].Path != "apis/pet-store.yaml" {
-		t.Fatalf("%+v, %v", files, err)
-	}
-	_, err = write.FromFS(fstest.MapFS{"a b": {}, "A-B": {}})
-	want(t, err, refusal.Format)
-	_, err = write.FromFS(fstest.MapFS{strings.Repeat("x", 201): {}})
-	want(t, err, refusal.Format)
 }
 
 func TestCompareNamesWhatASignerIsAboutToSign(t *testing.T) {
