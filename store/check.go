@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -225,6 +226,7 @@ func copyFile(from, to string) error {
 type checker struct {
 	command []string
 	limit   time.Duration // 0: checkTime
+	wait    time.Duration // before the first child is ended; 0: limit
 }
 
 // run checks the file at path. A file that is absent is sound.
@@ -239,7 +241,7 @@ func (c checker) run(ctx context.Context, path string) error {
 	if limit == 0 {
 		limit = checkTime
 	}
-	for wait, try := limit, 1; ; wait, try = wait*patience, try+1 {
+	for wait, try := cmp.Or(c.wait, limit), 1; ; wait, try = wait*patience, try+1 {
 		err := c.child(ctx, path, limit, wait)
 		if !errors.Is(err, errStarved) {
 			return err

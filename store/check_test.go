@@ -26,7 +26,7 @@ func TestACheckThatHangsMeansDamage(t *testing.T) {
 	} else if err == nil {
 		t.Log("this machine gave the check no time to run")
 	}
-	c = checker{command: []string{exe, "sleep"}, limit: 10 * time.Millisecond}
+	c = checker{command: []string{exe, "sleep"}, limit: time.Hour, wait: 10 * time.Millisecond}
 	if err := c.run(t.Context(), path); err != nil {
 		t.Errorf("without time to run: got %v, want nil", err)
 	}
