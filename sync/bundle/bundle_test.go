@@ -214,7 +214,7 @@ func TestA6A7A8FormOfTheManifest(t *testing.T) {
 }
 
 func TestA9UnknownFields(t *testing.T) {
-	want(t, bend(t, func(m bundletest.Map) { m[uint64(23)] = uint64(1) }), refusal.Format, "field")
+	want(t, bend(t, func(m bundletest.Map) { m[uint64(23)] = uint64(1) }), refusal.Format, "field 23", "unknown")
 	want(t, bend(t, func(m bundletest.Map) { m["x"] = uint64(1) }), refusal.Format)
 	want(t, bend(t, func(m bundletest.Map) { file(m, 0)[uint64(6)] = uint64(1) }), refusal.Format)
 	if err := bend(t, func(m bundletest.Map) { m[uint64(99)] = map[any]any{uint64(1000): []byte("proof")} }); err != nil {

@@ -141,12 +141,16 @@ func (c *countingReader) Read(p []byte) (int, error) {
 
 func TestA20TheLargestManifestIsAccepted(t *testing.T) {
 	w := newWorld(t)
-	file := w.bundle(1, func(s *write.Spec) {
-		for i := range bundle.MaxFiles - len(s.Files) {
-			s.Files = append(s.Files, write.Bytes(fmt.Sprintf("%05d/%s", i, strings.Repeat("x", 150)), fmt.Appendf(nil, "%d", i)))
-		}
-	})
-	if n := len(bundletest.Payload(t, file)); n < 900<<10 {
+	s := w.fleet.Spec(1)
+	for i := range bundle.MaxFiles - len(s.Files) {
+		s.Files = append(s.Files, write.Bytes(fmt.Sprintf("%05d/%s", i, strings.Repeat("x", 169)), fmt.Appendf(nil, "%d", i)))
+	}
+	keys := []int{10, 11, 12}
+	for n := len(keys); n < envelope.MaxSignatures; n++ {
+		keys = append(keys, 50+n) // of nobody, see B4
+	}
+	file := bundletest.Build(t, s, keys...)
+	if n := len(bundletest.Payload(t, file)); n <= bundle.MaxManifest-bundle.MaxFiles {
 		t.Fatalf("the manifest has only %d bytes", n)
 	}
 	w.confirm(file)
