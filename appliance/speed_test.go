@@ -7,46 +7,13 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"testing"
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
+	"tidegate/appliance/wire/wiretest"
 	"tidegate/policy"
 	"time"
 )
-
-// fixedBackend answers every request with 1 KiB of JSON and allocates nothing.
-func fixedBackend(t testing.TB) string {
-	t.Helper()
-	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("0123456789abcdef", 64))
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 8<<10)
-				for {
-					n, err := c.Read(buf)
-					if err != nil || !bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
-						return
-					}
-					if _, err := c.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return "http://" + ln.Addr().String()
-}
 
 // caller repeats one call over one connection and allocates nothing.
 type caller struct {
@@ -106,7 +73,7 @@ func (k *caller) call(t testing.TB) {
 func speedDevice(t testing.TB) (*devicetest.Device, string, string) {
 	t.Helper()
 	fleet := devicetest.NewFleet(t)
-	url := fixedBackend(t)
+	url := "http://" + wiretest.Backend(t, wiretest.JSON)
 	plenty := policy.Limit{Count: 1 << 40, Window: time.Minute}
 	set := fleet.API(t, url, "/open/{id}", "/pet/{id}")
 	set.Plans = []policy.Plan{

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"testing"
+	"tidegate/appliance/wire/wiretest"
 	"tidegate/policy"
 	"time"
 )
@@ -24,7 +25,7 @@ func BenchmarkServe(b *testing.B) {
 		RequestHeaders: []policy.Edit{{Kind: policy.EditSet, Name: "X-User", Value: "{claim.sub}"}},
 		Path:           "/v2/{path.id}",
 	}
-	backend := fixedBackend(b, plainAnswer)
+	backend := "http://" + wiretest.Backend(b, plainAnswer)
 	for _, bb := range []struct {
 		name string
 		set  *policy.Set

@@ -4,44 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"testing"
 	"tidegate/appliance/wire"
+	"tidegate/appliance/wire/wiretest"
 	"tidegate/policy"
 	"time"
 )
 
-// answerer is a backend on loopback that answers each read with the same bytes.
-func answerer(b *testing.B) string {
-	b.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 4096)
-				answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-				for {
-					if _, err := c.Read(buf); err != nil {
-						return
-					}
-					if _, err := c.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return ln.Addr().String()
-}
+const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 func drain(b *testing.B, resp *wire.Response, err error, buf []byte) {
 	if err != nil {
@@ -59,7 +29,7 @@ func drain(b *testing.B, resp *wire.Response, err error, buf []byte) {
 
 // The client alone: what the rows of BenchmarkDo come on top of.
 func BenchmarkClient(b *testing.B) {
-	c := wire.NewClient(wire.Target{Addr: answerer(b)})
+	c := wire.NewClient(wire.Target{Addr: wiretest.Backend(b, okAnswer)})
 	defer c.Close()
 	buf := make([]byte, 512)
 	b.ReportAllocs()
@@ -87,7 +57,7 @@ func BenchmarkDo(b *testing.B) {
 		b.Run(bc.name, func(b *testing.B) {
 			bc.spec.Name = "g"
 			for range bc.n {
-				bc.spec.Targets = append(bc.spec.Targets, policy.Target{URL: "http://" + answerer(b)})
+				bc.spec.Targets = append(bc.spec.Targets, policy.Target{URL: "http://" + wiretest.Backend(b, okAnswer)})
 			}
 			p, err := New(&policy.Set{Endpoints: []policy.Endpoints{bc.spec}}, Options{}, nil)
 			if err != nil {

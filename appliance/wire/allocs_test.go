@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"tidegate/appliance/wire/wiretest"
 	"time"
 )
 
@@ -56,7 +57,7 @@ func okAnswer(x Exchange) {
 }
 
 func TestTriesAllocateNothing(t *testing.T) {
-	c := newTestClient(t, Target{Addr: lean(t)})
+	c := newTestClient(t, Target{Addr: wiretest.Backend(t, wiretest.JSON)})
 	buf := make([]byte, 4<<10)
 	var life lifeline
 	r := Request{Method: "GET", Path: "/pets/v1/pet/17", Header: Header{{"Accept", "application/json"}}, Timeout: time.Minute}
@@ -77,7 +78,7 @@ func TestTriesAllocateNothing(t *testing.T) {
 }
 
 func TestProxiedCallsAllocateNothing(t *testing.T) {
-	c := newTestClient(t, Target{Addr: lean(t)})
+	c := newTestClient(t, Target{Addr: wiretest.Backend(t, wiretest.JSON)})
 	k := newCaller(t, start(t, &Server{Handler: pooledProxy(c)}))
 	allocates(t, func() { k.call(t) })
 }

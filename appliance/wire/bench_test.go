@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"tidegate/appliance/wire/wiretest"
 	"time"
 )
 
@@ -71,41 +72,9 @@ func (k *caller) call(tb testing.TB) {
 	}
 }
 
-// lean is a backend that costs next to nothing.
-func lean(tb testing.TB) string {
-	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + benchBody)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 8<<10)
-				for {
-					n, err := c.Read(buf)
-					if err != nil || !strings.HasSuffix(text(buf[:n]), "\r\n\r\n") {
-						return
-					}
-					if _, err := c.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return ln.Addr().String()
-}
-
 // BenchmarkPeers is what the other benchmarks hold beside the engine: both ends of loopback.
 func BenchmarkPeers(b *testing.B) {
-	k := newCaller(b, lean(b))
+	k := newCaller(b, wiretest.Backend(b, wiretest.JSON))
 	b.ReportAllocs()
 	defer cpu(b)()
 	for b.Loop() {
@@ -149,7 +118,7 @@ func BenchmarkServerNetHTTP(b *testing.B) {
 }
 
 func BenchmarkClient(b *testing.B) {
-	c := NewClient(Target{Addr: lean(b)})
+	c := NewClient(Target{Addr: wiretest.Backend(b, wiretest.JSON)})
 	defer c.Close()
 	buf := make([]byte, 4<<10)
 	h := Header{{"Accept", "application/json"}, {"User-Agent", "bench/1.0"}}
@@ -177,7 +146,7 @@ func clientCall(tb testing.TB, c *Client, r *Request, buf []byte) {
 }
 
 func BenchmarkClientNetHTTP(b *testing.B) {
-	url := "http://" + lean(b) + "/pets/v1/pet/17"
+	url := "http://" + wiretest.Backend(b, wiretest.JSON) + "/pets/v1/pet/17"
 	t := &http.Transport{DisableCompression: true}
 	defer t.CloseIdleConnections()
 	b.ReportAllocs()
@@ -194,7 +163,7 @@ func BenchmarkClientNetHTTP(b *testing.B) {
 }
 
 func BenchmarkProxy(b *testing.B) {
-	c := NewClient(Target{Addr: lean(b)})
+	c := NewClient(Target{Addr: wiretest.Backend(b, wiretest.JSON)})
 	defer c.Close()
 	k := newCaller(b, start(b, &Server{Handler: pooledProxy(c)}))
 	b.ReportAllocs()
@@ -205,7 +174,7 @@ func BenchmarkProxy(b *testing.B) {
 }
 
 func BenchmarkProxyReverseProxy(b *testing.B) {
-	u := &url.URL{Scheme: "http", Host: lean(b)}
+	u := &url.URL{Scheme: "http", Host: wiretest.Backend(b, wiretest.JSON)}
 	p := &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(u) },
 		Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
