@@ -3,6 +3,8 @@ package bundle_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"io"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"tidegate/policy/refusal"
@@ -169,6 +171,26 @@ func TestF3ABombIsNotUnpackedPastSizePlusOne(t *testing.T) {
 	if got > 8<<20 {
 		t.Errorf("a bomb of %d bytes made us allocate %d", len(bomb), got)
 	}
+
+	// Whatever unpacks, no more than one byte beyond the size is taken from it.
+	endless := &countedReader{Reader: rand.NewChaCha8([32]byte{1})}
+	n, err := bundle.Unpacked(&bundle.File{Path: "a", Size: 200}, endless).Read(make([]byte, 4096))
+	want(t, err, refusal.Digest, "more than its size")
+	if n != 0 || endless.n != 201 {
+		t.Errorf("%d bytes were taken and %d given, want 201 and 0", endless.n, n)
+	}
+}
+
+// A countedReader counts the bytes that are read from it.
+type countedReader struct {
+	io.Reader
+	n int
+}
+
+func (r *countedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += n
+	return n, err
 }
 
 func TestEveryBitFlippedInAFrameIsFound(t *testing.T) {
