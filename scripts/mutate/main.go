@@ -78,11 +78,12 @@ func (m *mutation) try(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if n := bytes.Count(source, []byte(m.old)); n != 1 {
-		return "", fmt.Errorf("%q occurs %d times, want once", m.old, n)
+	changed, err := m.mutant(source)
+	if err != nil {
+		return "", err
 	}
 	mutant := filepath.Join(dir, "mutant.go")
-	if err := os.WriteFile(mutant, bytes.Replace(source, []byte(m.old), []byte(m.new), 1), 0o600); err != nil {
+	if err := os.WriteFile(mutant, changed, 0o600); err != nil {
 		return "", err
 	}
 	full, err := filepath.Abs(m.file)
@@ -109,4 +110,12 @@ func (m *mutation) try(dir string) (string, error) {
 		return string(f[1]), nil
 	}
 	return "a panic or the time limit", nil
+}
+
+// mutant returns the source without the check.
+func (m *mutation) mutant(source []byte) ([]byte, error) {
+	if n := bytes.Count(source, []byte(m.old)); n != 1 {
+		return nil, fmt.Errorf("%q occurs %d times, want once", m.old, n)
+	}
+	return bytes.Replace(source, []byte(m.old), []byte(m.new), 1), nil
 }

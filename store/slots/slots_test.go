@@ -132,6 +132,13 @@ func TestH1ChunksMayComeInAnyOrder(t *testing.T) {
 	all := chunks(7, 1)
 	l := toyLayout(0, all...)
 	g := stage(t, s, l)
+	for _, i := range []int{6, 2, 2, 0, 5, 1, 6, 3} {
+		if err := g.Put(i, all[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	word(t, g.Finish(), refusal.Truncated) // what came twice does not stand for what did not come
+	g = stage(t, s, l)
 	for _, i := range []int{6, 2, 2, 0, 5, 1, 6, 3, 4} {
 		if err := g.Put(i, all[i]); err != nil {
 			t.Fatal(err)

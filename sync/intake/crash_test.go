@@ -209,6 +209,9 @@ func TestI1toI7PowerCutsSinglyAndInPairs(t *testing.T) {
 
 		w.start()
 		w.sound(what)
+		if p := w.desk.cur.Load().ptr; !p.Trial.IsZero() && p.Attempts != autoAttempts-1 {
+			t.Fatalf("%s: on trial with %d attempts left, want one less than %d", what, p.Attempts, autoAttempts)
+		}
 		s.run(w)
 		s.ended(w, what)
 		w.restart()
