@@ -72,6 +72,9 @@ type Plan struct {
 	WarnPercent uint8   `cbor:"7,keyasint,omitempty"`
 	OnFailure   Failure `cbor:"8,keyasint,omitempty"`
 	Groups      []Group `cbor:"9,keyasint,omitempty"`
+	// EveryGroup counts a call in each group that matches; else the first that matches, in the
+	// order of Groups, takes it alone.
+	EveryGroup bool `cbor:"14,keyasint,omitempty"`
 	// Cut stops a stream at the end of the window's bytes; else it finishes, and the excess is
 	// charged to the next window. For limits of bytes.
 	Cut bool `cbor:"13,keyasint,omitempty"`

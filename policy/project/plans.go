@@ -72,6 +72,9 @@ func (l *loader) plan(e source.NamedObject, kind policy.PlanKind) policy.Plan {
 	for _, g := range o.Objects("groups") {
 		p.Groups = append(p.Groups, l.group(g))
 	}
+	if p.EveryGroup = o.Word("groups_match", "first", "every") == "every"; o.Has("groups_match") && len(p.Groups) == 0 {
+		o.Errorf("groups_match", "has no effect without groups")
+	}
 	p.MaxBody = o.Int(0, 1, 1<<40, "max_body")
 	p.KeyTemplate = o.Text("keyTemplate")
 	if w := o.Value("when"); w != nil && w.Kind != source.Map {

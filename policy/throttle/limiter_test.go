@@ -145,9 +145,8 @@ func TestClaimsFollowTheTableOfLevels(t *testing.T) {
 		{"a group instead of the default", 0, 0, get("/?mode=x+bulk", "X-Shift", "night"), fitter(), join("api Guarded-night /meters/1.2.0:1.2.0_condition1 ×1", gold("/meters/1.2.0:1.2.0"), app)},
 		{"half a group", 0, 0, get("/?mode=x", "X-Shift", "night"), fitter(), join("api Guarded /meters/1.2.0:1.2.0 ×1", gold("/meters/1.2.0:1.2.0"), app)},
 		{"a header sent twice", 0, 0, get("/?a=1&mode=bulk", "X-Shift", "day", "X-Shift", "night"), fitter(), join("api Guarded-night /meters/1.2.0:1.2.0_condition1 ×1", gold("/meters/1.2.0:1.2.0"), app)},
-		{"every matching group counts", 0, 0, guest, nil, []string{
-			"api Guarded-guest network /meters/1.2.0:1.2.0_condition0 ×1", "api Guarded-not fitters /meters/1.2.0:1.2.0_condition2 ×1",
-			"unauthenticated Unauthenticated 10.99.1.1:/meters/1.2.0:1.2.0 ×1",
+		{"the first group that matches takes the call", 0, 0, guest, nil, []string{
+			"api Guarded-guest network /meters/1.2.0:1.2.0_condition0 ×1", "unauthenticated Unauthenticated 10.99.1.1:/meters/1.2.0:1.2.0 ×1",
 		}},
 		{
 			"inverted together: one of two holds", 0, 0, get("/"), with(fitter(), func(p *policy.Principal) { p.Claims.Add("site", false, `8`, "8") }),
@@ -191,6 +190,25 @@ func TestClaimsFollowTheTableOfLevels(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
 			}
 		})
+	}
+}
+
+func TestEveryGroupThatMatchesCountsWhenThePlanSaysSo(t *testing.T) {
+	set := testSet(t)
+	set.Plans[0].EveryGroup = true
+	call := policytest.New("GET", "/?mode=bulk", "X-Shift", "night")
+	call.From = netip.MustParseAddr("10.99.1.1")
+	claims, err := limiter(t, set).Operation(0, 0).Claims(nil, call, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := "/meters/1.2.0:1.2.0"
+	want := []string{
+		"api Guarded-guest network " + api + "_condition0 ×1", "api Guarded-night " + api + "_condition1 ×1",
+		"api Guarded-not fitters " + api + "_condition2 ×1", "unauthenticated Unauthenticated 10.99.1.1:" + api + " ×1",
+	}
+	if got := spelled(claims, api+"_condition0", api+"_condition1", api+"_condition2", "10.99.1.1:"+api); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
@@ -286,6 +304,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 	}
 	many := policy.Plan{Kind: policy.ApplicationPlan, Name: "Many", Limit: perMin(1)}
 	for range MaxClaims + 1 {
+		many.EveryGroup = true
 		many.Groups = append(many.Groups, policy.Group{Limit: perMin(1), Conditions: []policy.Condition{{Kind: policy.OnHeader, Name: "X", Pattern: "x"}}})
 	}
 	set.Plans = append(set.Plans, many)

@@ -14,6 +14,7 @@ type plan struct {
 	main   *Rule   // when no group matches; nil: no limit of its own
 	beside []*Rule // burst and calls in flight, whether a group matches or not
 	groups []group
+	every  bool // group that matches counts, not the first alone
 }
 
 type group struct {
@@ -31,7 +32,11 @@ func (p *plan) most() int {
 	if p == nil {
 		return 0
 	}
-	return max(1, len(p.groups)) + len(p.beside)
+	groups := min(1, len(p.groups))
+	if p.every {
+		groups = len(p.groups)
+	}
+	return max(1, groups) + len(p.beside)
 }
 
 // appendClaims appends the claims of a subject. subject is overwritten behind its end.
@@ -45,6 +50,9 @@ func (p *plan) appendClaims(dst []Claim, subject []byte, call policy.Call, who *
 			matched = true
 			if g.rule != nil {
 				dst = append(dst, Claim{g.rule, hashed(append(key, g.suffix...)), 1})
+			}
+			if !p.every {
+				break
 			}
 		}
 	}
@@ -90,7 +98,7 @@ func (c *compiler) rule(r Rule) *Rule {
 }
 
 func (c *compiler) plan(p *policy.Plan, level policy.Level) *plan {
-	out := &plan{level: level}
+	out := &plan{level: level, every: p.EveryGroup}
 	if !p.Limit.IsZero() {
 		out.main = c.limit(p, level, p.Name, p.Limit)
 	}

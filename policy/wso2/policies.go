@@ -79,6 +79,9 @@ func (c *converter) resourcePlan(v value, name string) *source.Node {
 	}
 	if len(groups.List) > 0 {
 		set(n, "groups", groups)
+		if len(groups.List) > 1 {
+			set(n, "groups_match", text("every")) // as theirs
+		}
 	}
 	if len(n.Keys) == 0 {
 		return nil

@@ -19,7 +19,9 @@ func TestAccuracy(t *testing.T) {
 	if err != nil {
 		t.Skip("this system has no time zones")
 	}
-	midnight := time.Date(2026, time.January, 6, 0, 0, 0, 0, berlin).Sub(epoch)
+	date := func(m time.Month, day int) time.Duration {
+		return time.Date(2026, m, day, 0, 0, 0, 0, berlin).Sub(epoch)
+	}
 	for _, w := range []struct {
 		name  string
 		w     throttle.Window
@@ -30,8 +32,13 @@ func TestAccuracy(t *testing.T) {
 		{"10 s", throttle.Window{Length: 10 * time.Second}, throttle.Requests, 3 * time.Second, 10 * time.Second},
 		{"minute", throttle.Window{Length: time.Minute}, throttle.Requests, 59 * time.Second, time.Minute},
 		{"day", throttle.Window{Length: 24 * time.Hour}, throttle.Requests, time.Hour, 24 * time.Hour},
-		{"day in Berlin", throttle.Window{Form: throttle.Calendar, Unit: throttle.Day, Zone: berlin}, throttle.Requests, 2 * time.Hour, midnight},
+		{"day in Berlin", throttle.Window{Form: throttle.Calendar, Unit: throttle.Day, Zone: berlin}, throttle.Requests, 2 * time.Hour, date(time.January, 6)},
+		{"week in Berlin", throttle.Window{Form: throttle.Calendar, Unit: throttle.Week, Zone: berlin}, throttle.Requests, date(time.March, 24), date(time.March, 30)}, // summer time begins on the 29th
+		{"month in Berlin", throttle.Window{Form: throttle.Calendar, Unit: throttle.Month, Zone: berlin}, throttle.Requests, date(time.October, 3), date(time.November, 1)},
 		{"bytes per minute", throttle.Window{Length: time.Minute}, throttle.Bytes, 0, time.Minute},
+		{"sliding minute", throttle.Window{Form: throttle.Sliding, Length: time.Minute}, throttle.Requests, 59 * time.Second, time.Minute},
+		{"sliding 10 s", throttle.Window{Form: throttle.Sliding, Length: 10 * time.Second}, throttle.Requests, 3 * time.Second, 10 * time.Second},
+		{"sliding bytes per hour", throttle.Window{Form: throttle.Sliding, Length: time.Hour}, throttle.Bytes, 20 * time.Minute, time.Hour},
 	} {
 		for _, n := range []int64{1, 2, 10, 1_000, 1_000_000} {
 			if n > 1_000 && testing.Short() {
@@ -45,13 +52,23 @@ func TestAccuracy(t *testing.T) {
 				if got := rush(t, l, at(w.from), r, n+64); got != n {
 					t.Errorf("admitted %d of %d", got, n)
 				}
-				v := take(t, l, at(w.turns-time.Nanosecond), r, key("k"), 1)
+				turns, left := w.turns, n-1
+				sliding := w.w.Form == throttle.Sliding
+				if sliding { // one of n has faded when an n-th of the next window has gone by
+					turns, left = turns+(w.w.Length+time.Duration(n)-1)/time.Duration(n), 0
+				}
+				v := take(t, l, at(turns-time.Nanosecond), r, key("k"), 1)
 				if v.Admitted() || v.Retry != time.Nanosecond {
 					t.Errorf("1 ns before the turn: admitted %v, retry after %v", v.Admitted(), v.Retry)
 				}
-				v, err := l.Take(context.Background(), at(w.turns), []throttle.Claim{{Rule: r, Key: key("k"), N: 1}})
-				if err != nil || !v.Admitted() || v.Remaining != n-1 {
+				v, err := l.Take(context.Background(), at(turns), []throttle.Claim{{Rule: r, Key: key("k"), N: 1}})
+				if err != nil || !v.Admitted() || v.Remaining != left {
 					t.Errorf("at the turn: %+v, %v", v, err)
+				}
+				if sliding && n > 1 { // half of the n has faded, and one more is counted
+					if got := rush(t, l, at(w.turns+w.w.Length/2), r, n); got != n/2-1 {
+						t.Errorf("half a window later: admitted %d, want %d", got, n/2-1)
+					}
 				}
 				if err := stop(); err != nil {
 					t.Error(err)
