@@ -35,7 +35,7 @@ trap finish EXIT
 if [ -n "${TIDEGATE_BIN:-}" ]; then PATH=$TIDEGATE_BIN:$PATH; else make -s build; PATH=$root/bin:$PATH; fi
 export PATH
 
-# Two bundles of one project: the second has one operation more.
+# Two bundles of one project: the second has one operation more and another limit.
 cd "$work"
 tidectl init site >/dev/null
 sed -i 's/^trial:.*/trial: {mode: automatic, window: 10s, attempts: 3}/' site/tide.yaml
@@ -61,6 +61,7 @@ text = text.replace(new, '')
 open(sys.argv[1], 'w').write(text.replace('\ncomponents:', '\n' + new + '\ncomponents:', 1))
 PY
 rm site/apis/meters.yaml.new
+sed -i 's/5PerMin: {count: 5/5PerMin: {count: 7/' site/policies.yaml
 tidectl build site --root site.tideroot --key key --seq 2 -o two.tide >/dev/null
 head -c 700 two.tide > broken.tide
 

@@ -319,6 +319,9 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			t.Errorf("%s %s: %v", o.method, path, err)
 			continue
 		}
+		if o.path == "/v1/plan" && !strings.Contains(text, `"what":"operation","name":"GET /echo/1.0/more","change":"added"`) {
+			t.Errorf("the plan does not tell of the new operation: %s", text)
+		}
 		if err := schema.Validate(v); err != nil {
 			t.Errorf("%s %s: %v\n%s", o.method, path, err, text)
 		}

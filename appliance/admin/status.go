@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"tidegate/platform/buildinfo"
+	"tidegate/policy/changes"
 	"tidegate/sync/bundle"
 	"tidegate/sync/intake"
 	"tidegate/sync/trust"
@@ -189,7 +190,13 @@ type Changes struct {
 	Changed []string `json:"changed,omitempty"`
 	Fields  []string `json:"fields,omitempty"`
 	Bytes   uint64   `json:"new_bytes"`
+
+	Rules []changes.Change `json:"rules,omitempty"`      // of a plan: APIs, operations, limits, callers
+	More  int              `json:"rules_more,omitempty"` // changes that are not in Rules
 }
+
+// maxRules bounds the changes that an answer lists; tidectl bundle diff lists all.
+const maxRules = 2000
 
 // OutcomeOf describes a report.
 func OutcomeOf(r intake.Report) Outcome {
@@ -207,7 +214,8 @@ func OutcomeOf(r intake.Report) Outcome {
 	}
 	if r.Changes != nil {
 		c := r.Changes
-		o.Changes = &Changes{c.Added, c.Removed, c.Changed, c.Fields, c.StoredBytes}
+		listed := min(len(r.Rules), maxRules)
+		o.Changes = &Changes{Added: c.Added, Removed: c.Removed, Changed: c.Changed, Fields: c.Fields, Bytes: c.StoredBytes, Rules: r.Rules[:listed], More: len(r.Rules) - listed}
 	}
 	return o
 }

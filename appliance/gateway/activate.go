@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"tidegate/policy"
+	"tidegate/policy/changes"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/intake"
@@ -37,6 +38,19 @@ func (a activator) Compile(_ context.Context, b *bundle.Reader, secrets map[stri
 		return nil, refusal.New(refusal.Compile, "%w", err)
 	}
 	return e, nil
+}
+
+// Changes says what an edition would change against another, or against the one that serves.
+func (a activator) Changes(from, to intake.Edition) []changes.Change {
+	was := a.Active()
+	if e, ok := from.(*Edition); ok {
+		was = e.Set()
+	}
+	e, ok := to.(*Edition)
+	if !ok {
+		return nil
+	}
+	return changes.Between(was, e.Set())
 }
 
 // Activate lets an edition serve; nil takes the last one out, for safe mode.

@@ -12,7 +12,6 @@ import (
 	"tidegate/cmd/cli"
 	"tidegate/platform/buildinfo"
 	"tidegate/platform/durable"
-	"tidegate/policy"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/write"
@@ -216,80 +215,6 @@ func pinFile(file string) (trust.State, error) {
 	return state, refusal.About(file, err)
 }
 
-func (a *app) bundleDiffCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "diff A B",
-		Short: "Show what changes from bundle A to bundle B: manifest, files, routes",
-		Args:  cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
-			from, err := readInfo(args[0])
-			if err != nil {
-				return err
-			}
-			to, err := readInfo(args[1])
-			if err != nil {
-				return err
-			}
-			c := bundle.Compare(from.Manifest, to.Manifest)
-			oldRoutes, err := routes(args[0])
-			if err != nil {
-				return err
-			}
-			newRoutes, err := routes(args[1])
-			if err != nil {
-				return err
-			}
-			added, removed := difference(newRoutes, oldRoutes), difference(oldRoutes, newRoutes)
-			if a.json {
-				return a.JSON(map[string]any{"same": c.None(), "from_seq": from.Manifest.Seq, "to_seq": to.Manifest.Seq, "fields": c.Fields, "added": c.Added, "removed": c.Removed, "changed": c.Changed, "routes_added": added, "routes_removed": removed, "new_bytes": c.StoredBytes})
-			}
-			fmt.Fprintf(a.Out, "bundle  %d.%d of %s/%s → %d.%d of %s/%s (epoch.seq)\n", from.Manifest.Epoch, from.Manifest.Seq, from.Manifest.Product, from.Manifest.Channel,
-				to.Manifest.Epoch, to.Manifest.Seq, to.Manifest.Product, to.Manifest.Channel)
-			if c.None() {
-				a.Say("the same content; only number and time differ")
-				return nil
-			}
-			for _, l := range []struct {
-				mark  string
-				lines []string
-			}{{"field  ", c.Fields}, {"file + ", c.Added}, {"file - ", c.Removed}, {"file ~ ", c.Changed}, {"route +", added}, {"route -", removed}} {
-				for _, s := range l.lines {
-					fmt.Fprintf(a.Out, "%s %s\n", l.mark, s)
-				}
-			}
-			return nil
-		},
-	}
-}
-
-// routes returns the operations of a bundle, one line each.
-func routes(file string) ([]string, error) {
-	b, err := content(file, policyFile)
-	if err != nil || b == nil {
-		return nil, refusal.About(file, err)
-	}
-	set, err := policy.Decode(b)
-	if err != nil {
-		return nil, refusal.About(file, refusal.New(refusal.Compile, "%w", err))
-	}
-	var out []string
-	for i := range set.APIs {
-		api := &set.APIs[i]
-		for k := range api.Operations {
-			op := &api.Operations[k]
-			line := fmt.Sprintf("%s %s%s", op.Method, api.BasePath, op.Template)
-			if len(op.Security) == 0 {
-				line += " (unsecured)"
-			}
-			if op.Plan != "" {
-				line += " plan " + op.Plan
-			}
-			out = append(out, line)
-		}
-	}
-	return out, nil
-}
-
 // content returns one file of a bundle, nil if it is not in it.
 func content(file, path string) ([]byte, error) {
 	f, err := os.Open(file)
@@ -315,21 +240,6 @@ func content(file, path string) ([]byte, error) {
 	r := bundle.NewReader(m, bundle.NewFileSource(f, m, int64(len(h.Bytes))))
 	defer r.Close() //nolint:errcheck // only memory
 	return r.ReadFile(path, bundle.MaxContent)
-}
-
-// difference returns what is in a and not in b.
-func difference(a, b []string) []string {
-	in := map[string]bool{}
-	for _, s := range b {
-		in[s] = true
-	}
-	out := []string{}
-	for _, s := range a {
-		if !in[s] {
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 func (a *app) bundleSignCommand() *cobra.Command {

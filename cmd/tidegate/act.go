@@ -56,15 +56,21 @@ func (a *app) cmdPlan(ctx context.Context, args []string) error {
 	return a.conclude(o)
 }
 
-// printPlan prints what a bundle would change.
+// printPlan prints what a bundle would change: the rules first, then the files that carry them.
 func (a *app) printPlan(o admin.Outcome) {
 	if o.Changes == nil {
 		return
 	}
+	for _, c := range o.Changes.Rules {
+		fmt.Fprintln(a.Out, printable(c.String()))
+	}
+	if o.Changes.More > 0 {
+		fmt.Fprintf(a.Out, "… and %d more: tidectl bundle diff lists all\n", o.Changes.More)
+	}
 	for _, l := range []struct {
 		mark string
 		of   []string
-	}{{"+", o.Changes.Added}, {"-", o.Changes.Removed}, {"~", o.Changes.Changed}, {"field", o.Changes.Fields}} {
+	}{{"+ file", o.Changes.Added}, {"- file", o.Changes.Removed}, {"~ file", o.Changes.Changed}, {"~ manifest", o.Changes.Fields}} {
 		for _, s := range l.of {
 			fmt.Fprintf(a.Out, "%s %s\n", l.mark, s)
 		}

@@ -93,17 +93,8 @@ func (l *lines) row(s shade, name, format string, args ...any) {
 }
 
 // wrap breaks text between words so that no line is longer than n, as far as words allow.
-// What is not to be printed becomes a question mark: values may come from a stranger.
 func wrap(text string, n int) []string {
-	text = strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
+	text = printable(text)
 	var out []string
 	line := ""
 	for _, w := range strings.Fields(text) {
@@ -118,6 +109,20 @@ func wrap(text string, n int) []string {
 		}
 	}
 	return append(out, line)
+}
+
+// printable makes one line of a text. What is not to be printed becomes a question mark: values
+// may come from a stranger.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 func printStatus(a *app, s admin.Status) error {

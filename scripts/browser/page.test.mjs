@@ -95,7 +95,9 @@ test('a bundle is uploaded, its plan shown, applied, and confirmed after its tri
   await see('#plan-verdict', 'Signed, newer, and for this device');
   await shot('04-plan');
   await accessible('plan');
-  assert.match(await text('main'), /policy\.cbor|alarms/);
+  assert.match(await text('#rules'), /operation GET \/meters\/1\.0\/alarms/, 'the plan names the operation that comes');
+  assert.match(await text('#rules'), /resource plan 5PerMin.*limit 5 in 1m → 7 in 1m/, 'and the limit that moves');
+  assert.equal((await page.$$('#rules li')).length, 2, 'and nothing else, for nothing else changes');
   await page.waitForFunction(() => document.activeElement.id === 'apply');
   await page.keyboard.press('Enter');
   await see('#trial-note', 'Bundle 2 serves on trial');

@@ -17,6 +17,7 @@ import (
 	"context"
 	"io"
 	"tidegate/platform/clock"
+	"tidegate/policy/changes"
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
@@ -33,6 +34,8 @@ type Activator interface {
 	// not keep in any other form. It changes nothing that serves. An error without a word
 	// becomes E_COMPILE.
 	Compile(ctx context.Context, b *bundle.Reader, secrets map[string][]byte) (Edition, error)
+	// Changes says what to would change against from; a nil from is the edition that serves.
+	Changes(from, to Edition) []changes.Change
 	// Activate makes e the edition that serves. It cannot fail; requests in flight finish
 	// on the edition they began with. A nil edition is safe mode: no API is served.
 	Activate(e Edition)
@@ -133,8 +136,9 @@ type Report struct {
 	Word                          refusal.Word  // why not, or empty
 	Detail, Hint                  string
 	Warnings                      trust.Warnings
-	Roots                         int             // roots accepted on the way
-	Changes                       *bundle.Changes // against what serves; nil if unknown
+	Roots                         int              // roots accepted on the way
+	Changes                       *bundle.Changes  // against what serves; nil if unknown
+	Rules                         []changes.Change // of a plan: what changes in what serves
 
 	noted bool   // the audit entry is written
 	seen  []byte // digest of the signed object, before its signatures were verified

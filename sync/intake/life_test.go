@@ -2,6 +2,7 @@ package intake
 
 import (
 	"testing"
+	"tidegate/policy/changes"
 	"tidegate/policy/refusal"
 )
 
@@ -39,6 +40,9 @@ func TestPlanKeepsNothing(t *testing.T) {
 	r, err := w.desk.Plan(t.Context(), candidate(b))
 	if err != nil || r.Phase != Compiled || r.Seq != 2 || r.Changes == nil || len(r.Changes.Changed) != 1 {
 		t.Fatalf("plan: %+v, %v", r, err)
+	}
+	if len(r.Rules) != 2 || r.Rules[0].How != changes.Removed || r.Rules[1].How != changes.Added || r.Rules[0].Name == r.Rules[1].Name {
+		t.Errorf("the plan compares %+v, want what serves and what was offered", r.Rules)
 	}
 	if after := w.picture(); after.serves != before.serves || after.roots != before.roots || len(after.staging) != 0 || len(after.slots) != 1 || after.entries != before.entries {
 		t.Errorf("plan changed the device\nbefore %+v\nafter  %+v", before, after)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"tidegate/platform/durable"
+	"tidegate/policy/changes"
 	"tidegate/policy/refusal"
 	"tidegate/store/audit"
 	"tidegate/store/slots"
@@ -273,8 +274,21 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 	}
 	j.state, j.verdict = state, verdict
 	r.Phase = Verified
-	r.Changes = bundle.Compare(d.manifest(bundle.Digest(d.servingDigest())), m)
+	r.Changes = bundle.Compare(d.manifest(bundle.Digest(d.base())), m)
 	return j, nil
+}
+
+// base is the bundle that changes are held against: the one that serves, or where none was
+// loaded, as at rest, the one that the next start serves.
+func (d *Desk) base() slots.Digest {
+	if g := d.servingDigest(); !g.IsZero() {
+		return g
+	}
+	ptr := d.cur.Load().ptr
+	if !ptr.Trial.IsZero() {
+		return ptr.Trial
+	}
+	return ptr.Active
 }
 
 // describe fills in what the manifest says.
@@ -397,10 +411,22 @@ func (d *Desk) planBundle(ctx context.Context, r Report, c Candidate, h *bundle.
 	}
 	err = d.receive(ctx, g, j, h)
 	if err == nil {
-		_, err = d.compile(ctx, j.m, g, &r)
-	}
-	if err == nil {
-		r.Phase = Compiled
+		var e Edition
+		if e, err = d.compile(ctx, j.m, g, &r); err == nil {
+			r.Phase, r.Rules = Compiled, d.rules(ctx, e)
+		}
 	}
 	return r, about(c, errors.Join(err, g.Discard()))
+}
+
+// rules says what an edition would change in what serves, or at rest will serve.
+func (d *Desk) rules(ctx context.Context, e Edition) []changes.Change {
+	var from Edition
+	if g := d.base(); d.servingDigest().IsZero() && !g.IsZero() {
+		var err error
+		if from, _, err = d.load(ctx, g); err != nil {
+			d.log.Warn("the stored bundle does not load; a plan is held against nothing", "digest", g.String(), "err", err)
+		}
+	}
+	return d.o.Activator.Changes(from, e)
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"tidegate/policy/changes"
 	"tidegate/policy/refusal"
 	"tidegate/store"
 	"tidegate/store/audit"
@@ -325,6 +326,15 @@ func (g *fakeGate) Compile(_ context.Context, b *bundle.Reader, secrets map[stri
 	}
 	g.secrets = secrets
 	return string(policy), nil
+}
+
+func (g *fakeGate) Changes(from, to Edition) []changes.Change {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if from == nil {
+		from = g.edition
+	}
+	return []changes.Change{{What: "edition", Name: fmt.Sprint(from), How: changes.Removed}, {What: "edition", Name: fmt.Sprint(to), How: changes.Added}}
 }
 
 func (g *fakeGate) Activate(e Edition) {

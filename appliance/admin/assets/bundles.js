@@ -82,17 +82,29 @@ export function bundles() {
 
   function refused(o) { return `${o.code ? o.code + ': ' : ''}${o.detail || o.error || 'refused'}`; }
 
+  /** What changes for callers: APIs, operations, limits, keys. */
+  function rules(list, more) {
+    if (!list.length) return h('p', { class: 'muted' }, 'Nothing changes for callers.');
+    const marks = { added: ['add', '+', 'new'], removed: ['del', '−', 'gone'], changed: ['chg', '~', 'changed'] };
+    const counts = ['added', 'changed', 'removed'].map((k) => [list.filter((r) => r.change === k).length, marks[k]]).filter(([n]) => n);
+    return h('div', {}, h('h3', {}, 'What changes for callers ', counts.map(([n, [, sign, word]]) => h('span', { class: 'tally' }, `${sign}${number(n)} ${word}`))),
+      h('ul', { class: 'changes', id: 'rules', 'aria-label': 'What changes for callers', tabindex: '0' }, list.map((r) => h('li', { class: marks[r.change]?.[0] },
+        h('span', { class: 'mark', 'aria-hidden': 'true' }, marks[r.change]?.[1]), h('span', { class: 'unseen' }, r.change + ': '), h('span', { class: 'what' }, r.what), ' ', h('b', { class: 'mono' }, r.name), r.detail && h('span', { class: 'detail' }, r.detail.join(' · '))))),
+      more ? h('p', { class: 'muted small' }, `${number(more)} more are not listed here; tidectl bundle diff lists all.`) : '');
+  }
+
   async function plan(file) {
     busy = true;
     try {
       const o = await upload('/v1/plan?name=' + encodeURIComponent(file.name), file, { sent: sending('Looking into ' + file.name, file) });
       if (o.code) { result('bad', `${file.name} is refused. ${refused(o)}`, o.hint); return; }
       const c = o.changes ?? {};
-      const list = [...(c.added ?? []).map((x) => ['add', '+ ' + x]), ...(c.removed ?? []).map((x) => ['del', '− ' + x]), ...(c.changed ?? []).map((x) => ['chg', '~ ' + x]), ...(c.fields ?? []).map((x) => ['chg', '~ ' + x])];
+      const files = [...(c.added ?? []).map((x) => ['add', '+ ' + x]), ...(c.removed ?? []).map((x) => ['del', '− ' + x]), ...(c.changed ?? []).map((x) => ['chg', '~ ' + x]), ...(c.fields ?? []).map((x) => ['chg', '~ manifest: ' + x])];
       const go = h('button', { type: 'button', id: 'apply', onclick: () => apply(file) }, o.already ? 'Apply again' : 'Apply');
       put(work, h('h2', {}, 'Plan for ' + file.name), h('div', { class: 'wide' }, facts([['kind', o.kind], ['number', o.seq ? number(o.seq) : ''], ['name', [o.name, o.version].filter(Boolean).join(' ')], ['for', o.product && `${o.product}/${o.channel}`], ['digest', o.digest && h('span', { class: 'mono' }, short(o.digest))], ['new on disk', bytes(c.new_bytes ?? 0)]])),
         h('p', { class: 'note good', role: 'status', id: 'plan-verdict' }, o.already ? 'Signed and for this device; it is in force already.' : 'Signed, newer, and for this device.'), (o.warnings ?? []).map((w) => h('p', { class: 'note warn' }, w)),
-        list.length ? h('ul', { class: 'changes', 'aria-label': 'Changes', tabindex: '0' }, list.map(([cls, x]) => h('li', { class: cls }, x))) : h('p', { class: 'muted' }, 'No changed files.'),
+        rules(c.rules ?? [], c.rules_more ?? 0),
+        files.length ? h('details', {}, h('summary', {}, files.length === 1 ? '1 change of files and manifest' : `${number(files.length)} changes of files and manifest`), h('ul', { class: 'changes mono' }, files.map(([cls, x]) => h('li', { class: cls }, x)))) : '',
         h('div', { class: 'actions' }, go, h('button', { type: 'button', class: 'quiet', onclick: () => idle() }, 'Cancel')));
       go.focus();
     } catch (e) { result('bad', e.message, e.hint); }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"tidegate/platform/clock"
 	"tidegate/platform/clock/clocktest"
+	"tidegate/policy/changes"
 	"tidegate/store"
 	"tidegate/store/audit"
 	"tidegate/store/events"
@@ -209,6 +210,7 @@ func (gate) Compile(_ context.Context, b *bundle.Reader, _ map[string][]byte) (i
 	p, err := b.ReadFile("policy.cbor", 1<<20)
 	return string(p), err
 }
+func (gate) Changes(_, _ intake.Edition) []changes.Change     { return nil }
 func (gate) Activate(intake.Edition)                          {}
 func (gate) Health(context.Context) error                     { return nil }
 func (gate) Probe(context.Context, bundle.Probe) (int, error) { return 200, nil }
