@@ -49,7 +49,8 @@ type Exchange interface {
 	LimitBody(n int64)
 
 	// Start sends status and header; length -1 means unknown. It may be called once. The
-	// engine adds framing, Date and Connection; Header must not hold them.
+	// engine adds framing, Date and Connection; Header must not hold them. Neither Start nor
+	// Trailer keeps h or its strings.
 	Start(status int, h Header, length int64) error
 	// Write sends body bytes; it blocks while the client does not read.
 	Write(p []byte) (int, error)

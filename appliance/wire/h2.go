@@ -269,7 +269,7 @@ func (x *stdCall) RequestBody() io.Reader  { return (*stdBody)(x) }
 func (x *stdCall) LimitBody(n int64)       { x.limit = n }
 func (x *stdCall) Counts() (in, out int64) { return x.in.Load(), x.out.Load() }
 func (x *stdCall) Started() bool           { return x.started }
-func (x *stdCall) Trailer(h Header)        { x.trailer = h }
+func (x *stdCall) Trailer(h Header)        { x.trailer = h.kept() }
 func (x *stdCall) Abort()                  { x.aborted = true }
 
 func (x *stdCall) RequestTrailer() Header {
@@ -372,6 +372,7 @@ func (x *stdCall) Start(status int, h Header, length int64) error {
 	x.started = true
 	x.silent = status == 204 || status == 304 || x.r.Method == "HEAD"
 	out := x.w.Header()
+	h = h.kept() // net/http writes it when there is a body, or after the handler has returned
 	for i := range h {
 		if name := h[i].Name; name != "" && !hopByHop(bytesOf(name)) {
 			name = http.CanonicalHeaderKey(oneLine(name))

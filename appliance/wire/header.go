@@ -1,7 +1,34 @@
 package wire
 
+import "strings"
+
 // Header is a list of fields in the order received. Its strings are valid until the call ends.
 type Header []Field
+
+// kept returns a copy of h that outlives the call, its text in one piece.
+func (h Header) kept() Header {
+	if len(h) == 0 {
+		return nil
+	}
+	n := 0
+	for i := range h {
+		n += len(h[i].Name) + len(h[i].Value)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	for i := range h {
+		b.WriteString(h[i].Name)
+		b.WriteString(h[i].Value)
+	}
+	rest := b.String()
+	out := make(Header, len(h))
+	for i := range h {
+		name := len(h[i].Name)
+		end := name + len(h[i].Value)
+		out[i], rest = Field{rest[:name], rest[name:end]}, rest[end:]
+	}
+	return out
+}
 
 // Value returns the first value of a field, "" when it is absent. Names compare without
 // regard to case (ASCII).

@@ -41,7 +41,7 @@ type reply struct {
 }
 
 func (k *call) Started() bool    { return k.started }
-func (k *call) Trailer(h Header) { k.trailer = h }
+func (k *call) Trailer(h Header) { k.trailer = h.kept() }
 
 func (k *call) Start(status int, h Header, length int64) error {
 	if k.aborted {
