@@ -1,9 +1,10 @@
 package appliance_test
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,11 @@ import (
 	"tidegate/policy/project"
 
 	"github.com/gorilla/websocket"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // example runs a device with a project of examples/. The endpoint of a name leads to url, as an
@@ -76,24 +82,59 @@ func TestExampleWebSocket(t *testing.T) {
 }
 
 func TestExampleGRPC(t *testing.T) {
-	d := example(t, "grpc", "readings", grpcServer(t))
-	c, base := grpcClient(t), "https://"+d.Addr("https")
-	auth := "Authorization: Bearer " + d.Fleet.Token(t, nil)
-	for i, want := range []string{"0", "0", "0", "8"} {
-		a := grpcCall(t, c, "POST", base+"/meters.Readings/Add", bytes.NewReader(frame("a")), auth)
-		if a.code != want || want == "0" && a.frames != "echo a;" {
-			t.Errorf("call %d: got %+v, want code %s", i+1, a, want)
+	server := grpc.NewServer()
+	desc := grpc.ServiceDesc{ServiceName: "meters.Readings", HandlerType: (*any)(nil)}
+	for _, m := range []string{"Add", "Watch"} {
+		desc.Streams = append(desc.Streams, grpc.StreamDesc{StreamName: m, Handler: echoes(m, nil), ServerStreams: true, ClientStreams: true})
+	}
+	server.RegisterService(&desc, struct{}{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ln) }()
+	t.Cleanup(func() {
+		server.Stop()
+		<-done
+	})
+	d := example(t, "grpc", "readings", "http://"+ln.Addr().String())
+	cc := connect(t, d)
+	as := func(claims map[string]any) context.Context {
+		return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+d.Fleet.Token(t, claims))
+	}
+	add := func(ctx context.Context, method string) (string, codes.Code) {
+		out := &wrapperspb.StringValue{}
+		err := cc.Invoke(ctx, "/meters.Readings/"+method, wrapperspb.String("17.5 kWh"), out)
+		return out.Value, status.Code(err)
+	}
+	for i, want := range []codes.Code{codes.OK, codes.OK, codes.OK, codes.ResourceExhausted} {
+		if got, code := add(as(nil), "Add"); code != want || code == codes.OK && got != "echo 17.5 kWh" {
+			t.Errorf("call %d: got %q, %v, want %v", i+1, got, code, want)
 		}
 	}
-	if a := grpcCall(t, c, "POST", base+"/meters.Readings/Watch", bytes.NewReader(frame("a")), auth); a.code != "7" {
-		t.Errorf("no scope: got %+v", a)
+	if _, code := add(as(nil), "Watch"); code != codes.PermissionDenied {
+		t.Errorf("no scope: got %v", code)
 	}
-	if a := grpcCall(t, c, "POST", base+"/meters.Readings/Add", bytes.NewReader(frame("a"))); a.code != "16" {
-		t.Errorf("no token: got %+v", a)
+	if _, code := add(t.Context(), "Add"); code != codes.Unauthenticated {
+		t.Errorf("no token: got %v", code)
 	}
-	scoped := "Authorization: Bearer " + d.Fleet.Token(t, map[string]any{"scope": "readings.watch"})
-	if a := grpcCall(t, c, "POST", base+"/meters.Readings/Watch", io.MultiReader(bytes.NewReader(frame("a"))), scoped); a.code != "0" || a.trailer.Get("X-Count") != "1" {
-		t.Errorf("a stream: got %+v", a)
+	s, err := cc.NewStream(as(map[string]any{"scope": "readings.watch"}), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/meters.Readings/Watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []string{"one", "two"} {
+		out := &wrapperspb.StringValue{}
+		if err := s.SendMsg(wrapperspb.String(m)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RecvMsg(out); err != nil || out.Value != "echo "+m {
+			t.Errorf("a stream: got %q, %v", out.Value, err)
+		}
+	}
+	_ = s.CloseSend()
+	if err := s.RecvMsg(&wrapperspb.StringValue{}); err != io.EOF || s.Trailer().Get("x-count")[0] != "2" {
+		t.Errorf("the end of a stream: %v, trailer %v", err, s.Trailer())
 	}
 }
 

@@ -211,7 +211,7 @@ func TestWhatEachProgramLinks(t *testing.T) {
 func TestLibrariesForTestsStayInTests(t *testing.T) {
 	only := []string{
 		"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "pgregory.net/rapid",
-		"go.uber.org/goleak", "github.com/veraison/go-cose", "github.com/mochi-mqtt/server", "testing",
+		"go.uber.org/goleak", "github.com/veraison/go-cose", "github.com/mochi-mqtt/server", "google.golang.org/grpc", "google.golang.org/protobuf", "testing",
 	}
 	for pkg, s := range readSources(t) {
 		if strings.HasSuffix(pkg, "test") || top(pkg) == "scripts" {

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 	"tidegate/appliance/wire"
 	"tidegate/policy"
@@ -105,57 +104,6 @@ func (c *call) ownFields() {
 	}
 }
 
-// refuseGRPC answers a gRPC call with trailers only: status 200 and the code that
-// corresponds (gRPC over HTTP/2, "Trailers-Only").
-func (c *call) refuseGRPC(e *fault.Error) {
-	c.add("Content-Type", "application/grpc")
-	m := c.mark()
-	c.text = strconv.AppendInt(c.text, int64(grpcCode(e.Fault.Status)), 10)
-	c.add("Grpc-Status", c.value(m))
-	m = c.mark()
-	c.text = appendPercent(c.text, e.Fault.Message)
-	c.add("Grpc-Message", c.value(m))
-	c.refusalFields(e)
-	if err := c.x.Start(http.StatusOK, c.header, 0); err != nil {
-		c.x.Abort()
-	}
-}
-
-// grpcCode is the gRPC status of an HTTP status.
-func grpcCode(status int) int {
-	switch status {
-	case http.StatusBadRequest:
-		return 3 // INVALID_ARGUMENT
-	case http.StatusUnauthorized:
-		return 16 // UNAUTHENTICATED
-	case http.StatusForbidden:
-		return 7 // PERMISSION_DENIED
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return 12 // UNIMPLEMENTED
-	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
-		return 8 // RESOURCE_EXHAUSTED
-	case http.StatusBadGateway, http.StatusServiceUnavailable:
-		return 14 // UNAVAILABLE
-	case http.StatusGatewayTimeout:
-		return 4 // DEADLINE_EXCEEDED
-	default:
-		return 2 // UNKNOWN
-	}
-}
-
-// appendPercent appends a grpc-message: printable ASCII but "%", the rest percent-encoded.
-func appendPercent(b []byte, s string) []byte {
-	const hex = "0123456789ABCDEF"
-	for i := range len(s) {
-		if ch := s[i]; ch >= ' ' && ch <= '~' && ch != '%' {
-			b = append(b, ch)
-		} else {
-			b = append(b, '%', hex[ch>>4], hex[ch&15])
-		}
-	}
-	return b
-}
-
 // relay gives the backend's answer to the client. It returns an error only while nothing has
 // been answered.
 func (c *call) relay(resp *wire.Response) error {
@@ -179,7 +127,12 @@ func (c *call) relay(resp *wire.Response) error {
 	}
 	resp.Status = c.status
 	x, done := c.squeeze(c.captured(c.metered()), c.status, resp.Length)
-	err := wire.Relay(x, resp, c.header)
+	var err error
+	if c.x.Head().GRPC {
+		err = c.relayGRPC(x, resp)
+	} else {
+		err = wire.Relay(x, resp, c.header)
+	}
 	if e := done(); err == nil {
 		err = e
 	}

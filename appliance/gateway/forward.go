@@ -51,9 +51,7 @@ func (c *call) prepare() {
 		if h.Length < 0 {
 			c.req.Trailer, c.req.Announced = c.x.RequestTrailer, h.Announced
 		}
-		if len(c.charge) == 0 { // the plans are charged by one goroutine
-			c.req.Interrupt = wire.Interrupter(c.x)
-		}
+		c.req.Interrupt = wire.Interrupter(c.x)
 	}
 }
 
@@ -199,6 +197,11 @@ func (c *call) forward() error {
 	}
 	c.req.Header = c.header
 	to.Safe = safe(c.req.Method)
+	if c.x.Head().GRPC {
+		if to.Within, err = c.deadline(); err != nil {
+			return err
+		}
+	}
 	if c.caches(g, &to) {
 		return c.cachedForward(g, to)
 	}
@@ -217,6 +220,10 @@ var gone = &fault.Fault{Code: 499, Status: 499, Message: "Runtime Error", Descri
 // backendFault turns an error of upstream into what the client is told.
 func backendFault(err error) error {
 	var none *upstream.NoneError
+	var own *fault.Error
+	if errors.As(err, &own) {
+		return own // a limit ended the request's body
+	}
 	if status, ok := wire.BodyFault(err); ok {
 		return fault.New(bodyFault(status), err)
 	}

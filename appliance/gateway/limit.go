@@ -37,10 +37,7 @@ func (c *call) take() error {
 	c.verdict, err = c.ed.gw.o.Counter.Take(c.context(), c.instant(), claims)
 	if err != nil {
 		c.claims = claims[:0]
-		if errors.Is(err, throttle.ErrStalled) {
-			return &fault.Error{Fault: fault.Stalled, Err: err, RetryAfter: stallRetry}
-		}
-		return fault.New(fault.PolicyError, err)
+		return uncounted(err)
 	}
 	if !c.verdict.Admitted() {
 		c.level = c.verdict.Level
@@ -53,6 +50,14 @@ func (c *call) take() error {
 		}
 	}
 	return nil
+}
+
+// uncounted is what a client is told when a limit could not be counted.
+func uncounted(err error) error {
+	if errors.Is(err, throttle.ErrStalled) {
+		return &fault.Error{Fault: fault.Stalled, Err: err, RetryAfter: stallRetry}
+	}
+	return fault.New(fault.PolicyError, err)
 }
 
 // giveBack releases what counts calls in flight.

@@ -3,8 +3,11 @@ package gateway
 import (
 	"errors"
 	"io"
+	"net/http"
 	"tidegate/appliance/wire"
+	"tidegate/policy/fault"
 	"tidegate/policy/throttle"
+	"time"
 )
 
 // blockBytes is how much of a body passes between two looks at a bandwidth limit.
@@ -39,17 +42,18 @@ func (c *call) requestBody(length int64) io.Reader {
 }
 
 // chargeBytes takes n bytes from the plans before they pass. It may be called for both
-// directions at once, with claims of its own for each.
+// directions at once, with claims of its own for each. An error is a [fault.Error], of errCut when
+// the plan cuts the stream.
 func (c *call) chargeBytes(claims []throttle.Claim, n int) error {
 	for i := range claims {
 		claims[i].N = int64(n)
 	}
 	v, err := c.ed.gw.o.Counter.Charge(c.context(), c.instant(), claims)
 	if err != nil {
-		return err
+		return uncounted(err)
 	}
 	if !v.Admitted() {
-		return errCut
+		return &fault.Error{Fault: throttled(v.Level), Level: uint8(v.Level), RetryAfter: max(v.Retry, time.Second), Err: errCut}
 	}
 	if v.Notes.Has(throttle.Over) {
 		c.over.Store(true)
@@ -74,7 +78,8 @@ func (m *meter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// readMeter charges what it has read before anybody uses it.
+// readMeter charges what it has read before anybody uses it. That a plan ends the body is not the
+// backend's failure: the error is a [wire.BodyError] around that of chargeBytes.
 type readMeter struct {
 	c      *call
 	body   io.Reader
@@ -85,7 +90,7 @@ func (r *readMeter) Read(p []byte) (int, error) {
 	n, err := r.body.Read(p[:min(len(p), blockBytes)])
 	if n > 0 {
 		if err := r.c.chargeBytes(r.charge, n); err != nil {
-			return 0, err
+			return 0, &wire.BodyError{Status: http.StatusTooManyRequests, Reason: "not counted", Err: err}
 		}
 	}
 	return n, err

@@ -14,6 +14,8 @@ var (
 	ErrBroken = errors.New("backend unreachable or broken")
 	// ErrTimeout: no answer in time.
 	ErrTimeout = errors.New("backend timed out")
+	// ErrDeadline: the time passed for which the client waits ([Call.Within]).
+	ErrDeadline = errors.New("the client's deadline passed")
 )
 
 // A NoneError means that no target takes calls at the moment: circuits open, all

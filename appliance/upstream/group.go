@@ -50,6 +50,10 @@ type Call struct {
 	Query  string // the call's query, without "?"
 	Host   string // Host to send; "": the group's or the target's
 	Safe   bool   // the method may be repeated (RFC 9110 §9.2.2)
+	// Within bounds all of the call, the answer's body too, beside what the group says: the time
+	// after which its client does not want the answer any more. 0: no such time. That it passed
+	// says nothing about the target, and reading the body fails with [ErrDeadline].
+	Within time.Duration
 }
 
 // A Result says how a call went, for its event.
@@ -70,7 +74,7 @@ func (g *Group) Do(ctx context.Context, req *wire.Request, call Call) (*wire.Res
 	start := time.Now()
 	var resp *wire.Response
 	var err error
-	if g.spec.Overall > 0 {
+	if g.spec.Overall > 0 || call.Within > 0 {
 		resp, err = g.within(ctx, req, call, &res)
 	} else {
 		resp, err = g.do(ctx, req, call, &res)
@@ -79,31 +83,62 @@ func (g *Group) Do(ctx context.Context, req *wire.Request, call Call) (*wire.Res
 	return resp, res, err
 }
 
-// within is do with a bound of time over all tries. The body that follows is not bound.
+// within is do with bounds of time: the group's over all tries, the client's over the body that
+// follows too.
 func (g *Group) within(ctx context.Context, req *wire.Request, call Call, res *Result) (*wire.Response, error) {
+	end := func() {}
+	if call.Within > 0 {
+		ctx, end = context.WithDeadlineCause(ctx, time.Now().Add(call.Within), ErrDeadline)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	late := time.AfterFunc(g.spec.Overall, func() { cancel(context.DeadlineExceeded) })
+	stop := func() bool { return true }
+	if g.spec.Overall > 0 {
+		stop = time.AfterFunc(g.spec.Overall, func() { cancel(context.DeadlineExceeded) }).Stop
+	}
 	resp, err := g.do(ctx, req, call, res)
-	late.Stop()
+	stop()
 	if err != nil {
 		cancel(nil)
+		end()
 		return nil, err
 	}
-	resp.Body = &cancelling{resp.Body, cancel}
+	resp.Body = &cancelling{resp.Body, ctx, cancel, end}
 	return resp, nil
 }
 
 // cancelling is a body that ends its context with itself.
 type cancelling struct {
 	io.ReadCloser
+	ctx    context.Context
 	cancel context.CancelCauseFunc
+	end    context.CancelFunc
+}
+
+// Read reads the body.
+func (c *cancelling) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		if settle(c.ctx); context.Cause(c.ctx) == ErrDeadline {
+			err = ErrDeadline
+		}
+	}
+	return n, err
 }
 
 // Close closes the body.
 func (c *cancelling) Close() error {
 	err := c.ReadCloser.Close()
 	c.cancel(nil)
+	c.end()
 	return err
+}
+
+// settle lets ctx end if its time has come. A backend that was told the deadline gives up at the
+// same moment, and its news must not come first.
+func settle(ctx context.Context) {
+	if at, ok := ctx.Deadline(); ok && !time.Now().Before(at) {
+		<-ctx.Done()
+	}
 }
 
 func (g *Group) do(ctx context.Context, req *wire.Request, call Call, res *Result) (*wire.Response, error) {
@@ -289,7 +324,7 @@ func classify(ctx context.Context, err error) error {
 		return err
 	case errors.Is(err, wire.ErrBusy):
 		return &NoneError{After: time.Second, Err: err}
-	case context.Cause(ctx) == context.DeadlineExceeded:
+	case context.Cause(ctx) == context.DeadlineExceeded, context.Cause(ctx) == ErrDeadline:
 		return &timeoutError{err}
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return err

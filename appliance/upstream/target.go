@@ -85,6 +85,9 @@ func (t *target) do(ctx context.Context, req *wire.Request, call Call, body *rep
 	if err != nil && wire.Stale(err) && call.Safe && body.rewind(req) {
 		resp, err = t.client.Do(ctx, req) // the kept connection had ended; a new one tells the truth
 	}
+	if err != nil {
+		settle(ctx)
+	}
 	failed := t.failed(ctx, resp, err)
 	if done != nil {
 		done(failed)
