@@ -52,6 +52,8 @@ type Options struct {
 	Machine clock.Machine
 	// Ready is called when the device serves; nil for none.
 	Ready func()
+	// System is the machine whose system bundles replace; nil: they are refused.
+	System *System
 }
 
 // App is one device. Start and Stop are called once each; the other methods are safe for
@@ -252,6 +254,13 @@ func (a *App) openDesk() error {
 	if a.identity != nil {
 		o.Device = deviceID(a.identity)
 		o.Identity = a.identity
+	}
+	if s := a.o.System; s != nil {
+		if s.err != nil {
+			a.find("system bundles are refused: %v", s.err)
+		} else {
+			o.System, o.Board, o.Form = s, s.board, uint64(Schema()) //nolint:gosec // small
+		}
 	}
 	a.desk, err = intake.New(o)
 	return err

@@ -5,6 +5,7 @@
 #
 #   VERSION, COMMIT, SOURCE_DATE_EPOCH   as the Makefile sets them
 #   SIZE_MB                         pad the image to this size
+#   OUT                             folder, default dist/image
 # Needs Go, fdisk, mtools, dosfstools, squashfs-tools, e2fsprogs and u-boot-tools; for rpi3 also
 # Debian's u-boot-rpi, which it fetches with apt for the other architecture.
 #
@@ -31,7 +32,7 @@ esac
 
 t=$(mktemp -d)
 trap 'rm -rf "$t"' EXIT
-out=dist/image
+out=${OUT:-dist/image}
 mkdir -p $out
 image=$out/tidegate-$board.img
 
@@ -69,7 +70,9 @@ CGO_ENABLED=0 go build -o "$t/bootstate" ./scripts/bootstate
 [ "$(stat -c %s "$t/kernel")" -lt $(((slot - kernel_at - 1) << 20)) ] || { echo "mkimage.sh: the kernel is too large" >&2; exit 1; }
 truncate -s ${slot}M "$t/slot"
 dd if="$t/sq" of="$t/slot" bs=1M conv=notrunc status=none
-"$t/bootstate" -record ZSECT="$(printf %x $((($(stat -c %s "$t/kernel") + 511) / 512)))" | dd of="$t/slot" bs=1M seek=$kernel_at conv=notrunc status=none
+CGO_ENABLED=0 go build -o "$t/host" ./cmd/tidegate
+form=$("$t/host" version --json | sed -n 's/.*"state_schema": *\([0-9]*\).*/\1/p')
+"$t/bootstate" -record ZSECT="$(printf %x $((($(stat -c %s "$t/kernel") + 511) / 512)))" BOARD="$board" VERSION="${VERSION#v}" STATE="$form" | dd of="$t/slot" bs=1M seek=$kernel_at conv=notrunc status=none
 dd if="$t/kernel" of="$t/slot" bs=4096 seek=$(((kernel_at << 8) + 1)) conv=notrunc status=none
 
 # The boot partition

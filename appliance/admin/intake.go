@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"tidegate/sync/intake"
+	"time"
 )
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
@@ -21,12 +22,26 @@ func candidate(r *http.Request) intake.Candidate {
 	} else {
 		c.Source = source(r)
 	}
-	c.Open = func() (io.ReadCloser, error) { return r.Body, nil }
+	c.Open = func() (io.ReadCloser, error) { return io.NopCloser(r.Body), nil }
 	return c
+}
+
+// refusedPatience is how long what is left of a file that was refused may take.
+const refusedPatience = 30 * time.Second
+
+// readOut takes in what the client still sends of a file that was refused: while it writes it
+// does not read the answer, and a connection that is closed under it would hide the word.
+func readOut(w http.ResponseWriter, r *http.Request, report intake.Report) {
+	if report.Word == "" {
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedPatience))
+	_, _ = io.Copy(io.Discard, r.Body)
 }
 
 func (a *API) plan(w http.ResponseWriter, r *http.Request) error {
 	report, err := a.d.Desk.Plan(r.Context(), candidate(r))
+	readOut(w, r, report)
 	if err != nil && report.Word == "" {
 		return err
 	}
@@ -38,6 +53,7 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request) error {
 // the offer, and, if the caller waits, the verdict of the trial.
 func (a *API) apply(w http.ResponseWriter, r *http.Request) error {
 	report, err := a.d.Desk.Offer(r.Context(), candidate(r))
+	readOut(w, r, report)
 	if err != nil && report.Word == "" {
 		return err
 	}

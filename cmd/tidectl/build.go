@@ -41,6 +41,15 @@ func (a *app) buildCommand() *cobra.Command {
 			return a.build(c.Context(), dir, o)
 		},
 	}
+	o.register(c)
+	f := c.Flags()
+	f.StringVar(&o.like, "like", "", "take number, time and sealed part from this bundle, to build the same bytes again")
+	f.StringArrayVar(&o.sealFor, "seal-for", nil, "enrolment or request of a device that can open the secrets; may be given several times")
+	return c
+}
+
+// register adds the flags of every command that builds a bundle.
+func (o *buildFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "file to write")
 	f.StringArrayVar(&o.keys, "key", nil, "private key to sign with; may be given several times")
@@ -49,10 +58,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.root, "root", "", "trust root file")
 	f.Int64Var(&o.rootsSince, "roots-since", -1, "carry the roots above this version along; default: the last 8")
 	f.StringVar(&o.issued, "issued", "", "time of the build, RFC 3339 or seconds; default: SOURCE_DATE_EPOCH, else now")
-	f.StringVar(&o.like, "like", "", "take number, time and sealed part from this bundle, to build the same bytes again")
-	f.StringArrayVar(&o.sealFor, "seal-for", nil, "enrolment or request of a device that can open the secrets; may be given several times")
 	_ = c.MarkFlagRequired("output")
-	return c
 }
 
 type buildFlags struct {
@@ -64,23 +70,18 @@ type buildFlags struct {
 
 func (a *app) build(ctx context.Context, dir string, f buildFlags) error {
 	if f.seq == 0 && f.like == "" {
-		return cli.Usage("--seq is needed: the number of the bundle, 1 or one more than the last")
+		return needSeq()
 	}
 	p, err := a.loadProject(dir, fetcher(ctx))
 	if err != nil {
 		return err
 	}
-	rootFile, err := findRoot(f.root, dir, f.keys)
-	if err != nil {
-		return err
+	if p.Tide.Product == trust.SystemProduct {
+		return refusal.New(refusal.Compile, "tide.yaml: product %q is that of the systems of machines", p.Tide.Product).
+			WithHint("choose another product; a system is built by tidectl system build")
 	}
-	chain, roots, err := readRoots(rootFile)
+	o, err := a.options(dir, f)
 	if err != nil {
-		return err
-	}
-	root := roots[len(roots)-1]
-	o := buildOptions{domain: root.Domain, epoch: root.Roles[trust.RoleRelease].Epoch, seq: f.seq, out: f.out, roots: lastRoots(chain, roots, f.rootsSince)}
-	if o.issued, err = a.issued(f.issued); err != nil {
 		return err
 	}
 	if o.to, err = readSealKeys(f.sealFor); err != nil {
@@ -97,10 +98,6 @@ func (a *app) build(ctx context.Context, dir string, f buildFlags) error {
 		}
 		o.issued = time.Unix(int64(o.like.Issued()), 0)
 	}
-	if o.signers, err = a.signers(f.keys, f.signers); err != nil {
-		return err
-	}
-	a.warnKeys(root, o.signers)
 	progress := a.Progress("building", 0)
 	d, err := buildBundle(p, o)
 	progress.Done()
@@ -111,6 +108,33 @@ func (a *app) build(ctx context.Context, dir string, f buildFlags) error {
 		a.Say("tidectl: warning: %s", w)
 	}
 	return a.showBuilt(f.out, d)
+}
+
+func needSeq() error {
+	return cli.Usage("--seq is needed: the number of the bundle, 1 or one more than the last")
+}
+
+// options reads what the flags of a build name. dir is one of the folders where the trust root
+// is looked for.
+func (a *app) options(dir string, f buildFlags) (buildOptions, error) {
+	rootFile, err := findRoot(f.root, dir, f.keys)
+	if err != nil {
+		return buildOptions{}, err
+	}
+	chain, roots, err := readRoots(rootFile)
+	if err != nil {
+		return buildOptions{}, err
+	}
+	root := roots[len(roots)-1]
+	o := buildOptions{domain: root.Domain, epoch: root.Roles[trust.RoleRelease].Epoch, seq: f.seq, out: f.out, roots: lastRoots(chain, roots, f.rootsSince)}
+	if o.issued, err = a.issued(f.issued); err != nil {
+		return o, err
+	}
+	if o.signers, err = a.signers(f.keys, f.signers); err != nil {
+		return o, err
+	}
+	a.warnKeys(root, o.signers)
+	return o, nil
 }
 
 // warnKeys warns of a key that is not one of the release keys of the root, and of too few.
@@ -274,7 +298,11 @@ func buildBundle(p *project.Project, o buildOptions) (*write.Draft, error) {
 		return nil, refusal.New(refusal.SecretRecipient, "the project has secrets and nobody to seal them for").
 			WithHint("give --seal-for FILE.tidedevice or FILE.tideenroll of each device")
 	}
-	var d *write.Draft
+	return o.write(spec)
+}
+
+// write writes a bundle to o.out, whole or not at all.
+func (o *buildOptions) write(spec write.Spec) (d *write.Draft, err error) {
 	err = durable.WriteFrom(o.out, 0o644, func(w io.Writer) (err error) {
 		d, err = write.Build(w, spec, o.signers...)
 		return err

@@ -80,7 +80,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
 	root.AddCommand(
 		a.initCommand(), a.keysCommand(), a.trustCommand(), a.importCommand(), a.validateCommand(),
-		a.buildCommand(), a.bundleCommand(), a.devCommand(), a.fleetCommand(), a.tokenCommand(), a.apikeyCommand(), a.wso2Command(), a.versionCommand(),
+		a.buildCommand(), a.bundleCommand(), a.devCommand(), a.fleetCommand(), a.tokenCommand(), a.apikeyCommand(), a.wso2Command(), a.systemCommand(), a.versionCommand(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -35,13 +36,12 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
-			for _, name := range []string{"HTTP", "ADMIN"} {
-				addr, err := freePort()
-				if err != nil {
-					return err
-				}
-				e.Setenv(name, addr)
+			http, admin, err := freePorts()
+			if err != nil {
+				return err
 			}
+			e.Setenv("HTTP", http)
+			e.Setenv("ADMIN", admin)
 			// A unix socket's path must be short; the work folder's is not.
 			dir, err := os.MkdirTemp("", "tg")
 			if err != nil {
@@ -89,10 +89,15 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// freePorts returns two addresses, which are held together so that they are not one.
+func freePorts() (a, b string, err error) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return ln.Addr().String(), ln.Close()
+	second, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", "", errors.Join(err, first.Close())
+	}
+	return first.Addr().String(), second.Addr().String(), errors.Join(first.Close(), second.Close())
 }

@@ -19,6 +19,7 @@ import (
 	"tidegate/appliance/admin"
 	"tidegate/cmd/cli"
 	"tidegate/policy/refusal"
+	"tidegate/sync/trust"
 )
 
 // client talks to the running device over its unix socket.
@@ -205,6 +206,12 @@ func outcomeLine(o admin.Outcome) string {
 	what := o.Object
 	if o.Seq > 0 && o.Kind == "manifest" {
 		what = fmt.Sprintf("bundle %d of %s/%s", o.Seq, o.Product, o.Channel)
+	}
+	if o.Product == trust.SystemProduct && o.Kind == "manifest" {
+		what = fmt.Sprintf("system %s (bundle %d of %s/%s)", o.Version, o.Seq, o.Product, o.Channel)
+		if o.Phase == "trial" {
+			return what + ": on trial, the machine starts anew with it"
+		}
 	}
 	switch {
 	case o.Phase == "trial" && o.ByHand:

@@ -49,7 +49,7 @@ type command struct {
 // commands lists every command in the order of the help.
 func commands() []command {
 	return []command{
-		{"run", "[--config FILE] [--data DIR] [--set KEY=VALUE]… [--provision DIR]", "serve in the foreground", (*app).cmdRun},
+		{"run", "[--config FILE] [--data DIR] [--set KEY=VALUE]… [--provision DIR] [--system SOCKET]", "serve in the foreground", (*app).cmdRun},
 		{"status", "", "show how the running device is", (*app).cmdStatus},
 		{"apis", "", "show what is served", (*app).cmdAPIs},
 		{"counters", "[--plan NAME]", "show the counters of limits", (*app).cmdCounters},

@@ -70,9 +70,10 @@ func (c *configFlags) load(a *app) (*config.Config, error) {
 
 func (a *app) cmdRun(ctx context.Context, args []string) error {
 	var c configFlags
-	var with string
+	var with, system string
 	f := a.flags("run")
 	c.register(f)
+	f.StringVar(&system, "system", "", "socket of the flash image's first process, which replaces the system")
 	f.StringVar(&with, "provision", "", "folder of the trust root and the bundles that the image came with")
 	if _, err := parse(f, args, 0); err != nil {
 		return err
@@ -81,7 +82,7 @@ func (a *app) cmdRun(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	o := daemon.Options{Sockets: sockets, Load: func() (daemon.Setup, error) { return a.setup(ctx, &c, with) }}
+	o := daemon.Options{Sockets: sockets, Load: func() (daemon.Setup, error) { return a.setup(ctx, &c, with, system) }}
 	if !cli.Terminal(a.In) { // there a hang-up means that the terminal is gone
 		o.Reload = daemon.Hangups(ctx)
 	}
@@ -93,7 +94,7 @@ func (a *app) cmdRun(ctx context.Context, args []string) error {
 }
 
 // setup reads the configuration and says how to serve with it.
-func (a *app) setup(ctx context.Context, c *configFlags, with string) (daemon.Setup, error) {
+func (a *app) setup(ctx context.Context, c *configFlags, with, system string) (daemon.Setup, error) {
 	cfg, err := c.load(a)
 	if err != nil {
 		return daemon.Setup{}, err
@@ -109,12 +110,14 @@ func (a *app) setup(ctx context.Context, c *configFlags, with string) (daemon.Se
 	return daemon.Setup{
 		Log:    log.Logger,
 		Listen: map[string]string{"http": cfg.Listen.HTTP, "https": cfg.Listen.HTTPS, "admin": cfg.Admin.Listen},
-		New:    func(l map[string]net.Listener) (daemon.Program, error) { return device(cfg, log, l, ready) },
+		New: func(l map[string]net.Listener) (daemon.Program, error) {
+			return device(ctx, cfg, log, l, ready, system)
+		},
 	}, nil
 }
 
 // device makes the device of a configuration.
-func device(cfg *config.Config, log *logs.Log, listeners map[string]net.Listener, ready func()) (daemon.Program, error) {
+func device(ctx context.Context, cfg *config.Config, log *logs.Log, listeners map[string]net.Listener, ready func(), system string) (daemon.Program, error) {
 	limits := memory.Read(os.DirFS("/"))
 	if n := int64(cfg.Memory.Limit); n > 0 {
 		limits.Bytes, limits.Source = n, "memory.limit"
@@ -127,6 +130,7 @@ func device(cfg *config.Config, log *logs.Log, listeners map[string]net.Listener
 	}
 	app, err := appliance.New(appliance.Options{
 		Config: cfg, Log: log.Logger, Lines: log, Access: os.Stdout, Check: []string{self, store.CheckArg}, Listeners: listeners, Ready: ready,
+		System: appliance.OpenSystem(ctx, system),
 	})
 	if err != nil {
 		return nil, err

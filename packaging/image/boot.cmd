@@ -3,7 +3,8 @@
 #
 # The card: an MBR with 1 FAT (this script, and what the owner puts there), 2 system A, 3 system
 # B, 4 data. A slot begins with its squashfs; 64 MiB later stands one sector with ZSECT, the
-# length of the kernel in sectors (hex), and 4 KiB after it the gzipped kernel.
+# length of the kernel in sectors (hex), and what the system says of itself; 4 KiB after it the
+# gzipped kernel.
 #
 # The boot state: two records of one sector, at 0x100 and 0x400, in front of the first partition, in the
 # checked form of "env export -c" (tidegate/platform/board reads and writes the same):

@@ -46,6 +46,15 @@ type Disk interface {
 	Sync() error
 }
 
+// ReadOnly is a Disk that is not written.
+type ReadOnly struct{ io.ReaderAt }
+
+// WriteAt fails.
+func (ReadOnly) WriteAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+
+// Sync does nothing.
+func (ReadOnly) Sync() error { return nil }
+
 // ErrNoBoot says that neither record of the boot state can be read.
 var ErrNoBoot = errors.New("no readable boot state")
 
@@ -120,9 +129,10 @@ func Record(values map[string]string) []byte {
 	return b
 }
 
-func decodeBoot(b []byte) (record, bool) {
+// values reads what [Record] wrote; false for a sector that is none or is damaged.
+func values(b []byte) (map[string]string, bool) {
 	if len(b) != recordSize || binary.LittleEndian.Uint32(b) != crc32.ChecksumIEEE(b[4:]) {
-		return record{}, false
+		return nil, false
 	}
 	text, _, _ := bytes.Cut(b[4:], []byte{0, 0})
 	v := map[string]string{}
@@ -130,6 +140,14 @@ func decodeBoot(b []byte) (record, bool) {
 		if name, value, ok := strings.Cut(s, "="); ok {
 			v[name] = value
 		}
+	}
+	return v, true
+}
+
+func decodeBoot(b []byte) (record, bool) {
+	v, ok := values(b)
+	if !ok {
+		return record{}, false
 	}
 	tries, err1 := strconv.ParseUint(v["TRIES"], 16, 8) // U-Boot counts in hex
 	gen, err2 := strconv.ParseUint(v["GEN"], 10, 8)

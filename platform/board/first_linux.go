@@ -2,11 +2,13 @@ package board
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -39,6 +41,7 @@ func Run(o Options) error {
 	f.note("loopback", Up(1))
 	go f.network()
 	f.gateway = newService(f)
+	f.note("systems", f.control())
 	go f.gateway.run()
 	go f.sticks()
 	go f.welcome()
@@ -51,11 +54,13 @@ func Run(o Options) error {
 type first struct {
 	Options
 	slot, want, back string // of the command line: what runs, what was meant to, what was given up
+	systems          *Systems
 	disk             string // name of the disk the system is on: "vda", "mmcblk0"
 	part             string // what stands between its name and the number of a partition: "", "p"
 	gateway          *service
 	kids             children
 
+	sticky  sync.Mutex // held while a stick is looked into
 	mu      sync.Mutex
 	address string // for people
 }
@@ -272,7 +277,7 @@ func (f *first) stick(name string, group *os.File) {
 		f.note("stick "+name, err)
 		return
 	}
-	kind := FileSystem(readOnly{d})
+	kind := FileSystem(ReadOnly{d})
 	_ = d.Close()
 	if kind != "vfat" && kind != "exfat" && kind != "iso9660" {
 		f.say("stick %s: E_MEDIA_FS: want a FAT, exFAT or ISO 9660 file system, found %q", name, kind)
@@ -284,6 +289,8 @@ func (f *first) stick(name string, group *os.File) {
 		return
 	}
 	defer func() { f.note("stick "+name, Unmount(where)) }()
+	f.sticky.Lock()
+	defer f.sticky.Unlock()
 	f.say("stick %s: looking", name)
 	out, err := f.command(group, "take", where)
 	for line := range strings.Lines(out) {
@@ -295,12 +302,6 @@ func (f *first) stick(name string, group *os.File) {
 	f.say("stick %s: done, it can be pulled", name)
 }
 
-// readOnly is a Disk that is not written.
-type readOnly struct{ io.ReaderAt }
-
-func (readOnly) WriteAt([]byte, int64) (int, error) { return 0, syscall.EROFS }
-func (readOnly) Sync() error                        { return nil }
-
 // welcome says, once the gateway serves, what a person at the line wants to know.
 func (f *first) welcome() {
 	<-f.gateway.ready
@@ -310,16 +311,63 @@ func (f *first) welcome() {
 	f.say("ready; address %s; Enter shows what can be done here", address)
 }
 
-// trial decides on a new system: one that serves for a while is good from then on, one that
-// does not is left to the boot loader's count of tries.
-func (f *first) trial() {
+// openSystems opens the disk for the boot state and the two slots. A slot that was meant to run
+// and does not load is given up at once.
+func (f *first) openSystems() error {
 	d, err := os.OpenFile("/dev/"+f.disk, os.O_RDWR, 0)
 	if err != nil {
-		f.note("boot state", err)
+		return err
+	}
+	f.systems = &Systems{Disk: d, Running: f.slot, Refresh: func() error { return Refresh(d) }}
+	own, err := ReadSlot(d, f.slot)
+	if err != nil {
+		return err
+	}
+	f.say("system %s is version %s for board %s", f.slot, own.About["VERSION"], own.About["BOARD"])
+	if f.want != f.slot {
+		return f.systems.Lost(f.want)
+	}
+	return nil
+}
+
+// control takes the gateway's requests about systems.
+func (f *first) control() error {
+	if err := f.openSystems(); err != nil {
+		return err
+	}
+	_ = os.Remove(ControlSocket)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: ControlSocket, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.Chmod(ControlSocket, 0o600), os.Chown(ControlSocket, int(f.User), int(f.User))); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	var once sync.Once
+	go func() {
+		f.note("systems", f.systems.ServeControl(l, func() { once.Do(func() { go f.again("another system is to run") }) }))
+	}()
+	return nil
+}
+
+// again starts the machine anew, when what reads a stick has said what became of it.
+func (f *first) again(why string) {
+	f.say("%s: starting anew", why)
+	for wait := time.Now(); !f.sticky.TryLock() && time.Since(wait) < lastPause; time.Sleep(firstPause) {
+		continue
+	}
+	f.stop()
+	f.note("reboot", Reboot())
+}
+
+// trial decides on a new system unless the gateway does, which knows of its bundle: one that
+// serves for a while is good from then on. One that does not serve is left to the boot loader's
+// count of tries.
+func (f *first) trial() {
+	if f.systems == nil {
 		return
 	}
-	defer d.Close()
-	b, err := ReadBoot(d)
+	b, err := f.systems.State()
 	if err != nil {
 		f.note("boot state", err)
 		return
@@ -328,21 +376,33 @@ func (f *first) trial() {
 		return
 	}
 	f.say("system %s is on trial", f.slot)
-	select {
-	case <-f.gateway.ready:
-	case <-time.After(f.GiveUp):
-		f.say("system %s does not serve: starting anew", f.slot)
-		f.note("reboot", Reboot())
-	}
-	time.Sleep(f.Prove)
-	if !f.gateway.serving() {
-		f.say("system %s stopped serving: starting anew", f.slot)
-		f.note("reboot", Reboot())
-	}
-	err = WriteBoot(d, Boot{Slot: f.slot, Good: f.slot, Back: "none"})
-	f.note("boot state", err)
-	if err == nil {
-		f.say("system %s is good", f.slot)
+	var served, since time.Time
+	began := time.Now()
+	for now := range time.Tick(time.Second) {
+		held, decided := f.systems.Held()
+		if decided {
+			if b, err := f.systems.State(); err == nil && b.Good == f.slot {
+				f.say("system %s is good", f.slot)
+			}
+			return
+		}
+		if !f.gateway.serving() {
+			since = time.Time{}
+			if now.Sub(cmp.Or(served, began)) > f.GiveUp || f.gateway.failed() >= hopeless {
+				f.say("system %s does not serve: starting anew", f.slot)
+				f.stop()
+				f.note("reboot", Reboot())
+			}
+			continue
+		}
+		served = now
+		if since.IsZero() {
+			since = now
+		}
+		if held || now.Sub(since) < f.Prove {
+			continue
+		}
+		f.note("boot state", f.systems.Keep())
 	}
 }
 

@@ -65,6 +65,14 @@ func MountData(dev, where string) error {
 // SizeOf returns the bytes of a block device.
 func SizeOf(f *os.File) (int64, error) { return f.Seek(0, 2) }
 
+// Refresh makes the next reads of a disk come from it and not from memory.
+func Refresh(disk *os.File) error {
+	if err := unix.IoctlSetInt(int(disk.Fd()), unix.BLKFLSBUF, 0); err != nil {
+		return fmt.Errorf("flush buffers: %w", err)
+	}
+	return nil
+}
+
 // blkpgPartition and blkpg are struct blkpg_partition and struct blkpg_ioctl_arg of linux/blkpg.h.
 type blkpgPartition struct {
 	start, length int64

@@ -105,6 +105,7 @@ type service struct {
 	process *os.Process
 	up      bool      // it said READY=1
 	life    time.Time // last sign of it
+	starts  int       // that ended before it served, in a row
 	ended   bool      // it is not started again
 	gone    chan struct{}
 }
@@ -124,6 +125,9 @@ func (s *service) run() {
 	s.f.note("memory of the gateway is not bounded", err)
 	s.f.note("signs of life", s.listen())
 	args := []string{"run", "--provision", s.f.Boot}
+	if s.f.systems != nil {
+		args = append(args, "--system", ControlSocket)
+	}
 	if c := s.f.Boot + "/tidegate.toml"; exists(c) {
 		args = append(args, "--config", c)
 	}
@@ -143,6 +147,7 @@ func (s *service) run() {
 		})
 		s.mu.Lock()
 		s.process, s.up = nil, false
+		s.starts++
 		ended := s.ended
 		s.mu.Unlock()
 		if ended {
@@ -197,7 +202,7 @@ func (s *service) told(line string) {
 	defer s.mu.Unlock()
 	switch {
 	case line == "READY=1" && s.process != nil:
-		s.up, s.life = true, time.Now()
+		s.up, s.life, s.starts = true, time.Now(), 0
 		select {
 		case <-s.ready:
 		default:
@@ -214,6 +219,13 @@ func (s *service) serving() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.up
+}
+
+// failed returns how many starts in a row ended before the gateway served.
+func (s *service) failed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.starts
 }
 
 // kill ends the running gateway: with a signal, and for good if that does not help.

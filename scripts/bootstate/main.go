@@ -3,12 +3,15 @@
 //
 //	go run ./scripts/bootstate IMAGE                          show it
 //	go run ./scripts/bootstate IMAGE SLOT GOOD TRIES          write a new one
-//	go run ./scripts/bootstate -record NAME=VALUE             one record on standard output
+//	go run ./scripts/bootstate -slot IMAGE SLOT               version and digest of the system in a slot
+//	go run ./scripts/bootstate -record NAME=VALUE…            one record on standard output
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -24,13 +27,19 @@ func main() {
 
 func run(args []string) error {
 	switch {
-	case len(args) == 2 && args[0] == "-record":
-		name, value, ok := strings.Cut(args[1], "=")
-		if !ok {
-			return errors.New("want NAME=VALUE")
+	case len(args) >= 2 && args[0] == "-record":
+		values := map[string]string{}
+		for _, a := range args[1:] {
+			name, value, ok := strings.Cut(a, "=")
+			if !ok {
+				return errors.New("want NAME=VALUE")
+			}
+			values[name] = value
 		}
-		_, err := os.Stdout.Write(board.Record(map[string]string{name: value}))
+		_, err := os.Stdout.Write(board.Record(values))
 		return err
+	case len(args) == 3 && args[0] == "-slot":
+		return slot(args[1], args[2])
 	case len(args) != 1 && len(args) != 4:
 		return errors.New("want IMAGE, or IMAGE SLOT GOOD TRIES")
 	}
@@ -51,4 +60,25 @@ func run(args []string) error {
 		fmt.Printf("slot %s, good %s, tries %d, given up %s\n", b.Slot, b.Good, b.Tries, b.Back)
 	}
 	return err
+}
+
+// slot prints which system is in a slot.
+func slot(image, name string) error {
+	f, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s, err := board.ReadSlot(board.ReadOnly{ReaderAt: f}, name)
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	for _, x := range []board.Extent{s.Root, s.Kernel} {
+		if _, err := io.Copy(sum, io.NewSectionReader(f, x.Start, x.Size)); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("%s %x\n", s.About["VERSION"], sum.Sum(nil))
+	return nil
 }

@@ -20,6 +20,10 @@ type Pointers struct {
 
 	// Since is the time floor when Good was confirmed, in seconds since 1970.
 	Since uint64 `cbor:"6,keyasint,omitempty"`
+
+	// System is the system bundle that is tried, Place where the machine keeps what was in it.
+	System Digest `cbor:"7,keyasint,omitzero"`
+	Place  string `cbor:"8,keyasint,omitempty"`
 }
 
 // Serving returns the bundle that serves, zero for none.
@@ -30,10 +34,18 @@ func (p Pointers) Serving() Digest {
 	return p.Active
 }
 
+// Undecided returns the bundle that is on trial, a system bundle included, zero for none.
+func (p Pointers) Undecided() Digest {
+	if !p.Trial.IsZero() {
+		return p.Trial
+	}
+	return p.System
+}
+
 // Pinned returns the bundles that may not be dropped without a decision.
 func (p Pointers) Pinned() []Digest {
 	var all []Digest
-	for _, d := range []Digest{p.Good, p.Older, p.Trial, p.Active} {
+	for _, d := range []Digest{p.Good, p.Older, p.Trial, p.Active, p.System} {
 		if !d.IsZero() {
 			all = append(all, d)
 		}

@@ -8,6 +8,7 @@ import (
 	"tidegate/store/slots"
 	"tidegate/sync/bundle"
 	"tidegate/sync/seal"
+	"tidegate/sync/trust"
 	"time"
 )
 
@@ -72,6 +73,9 @@ func (d *Desk) compile(ctx context.Context, m *bundle.Manifest, src bundle.Sourc
 	defer b.Close() //nolint:errcheck // only memory
 	if err := b.Verify(ctx); err != nil {
 		return nil, err
+	}
+	if m.Product == trust.SystemProduct {
+		return d.checkSystem(b)
 	}
 	secrets, warnings, err := seal.Open(b, d.o.Identity, d.o.Groups...)
 	if err != nil {

@@ -44,6 +44,10 @@ type Options struct {
 
 	MaxBytes int64 // of the file of one bundle; 0: what the format allows
 
+	System System // that system bundles replace; nil: this device takes none
+	Board  string // hardware class that a system bundle for this machine names
+	Form   uint64 // highest form of the state that this program reads
+
 	Log *slog.Logger // nil: silent
 
 	// Charge is called at a start that puts a bundle on trial again, before it is loaded:
@@ -173,7 +177,7 @@ type Status struct {
 	Serving  *BundleInfo // nil: safe mode, or nothing was ever installed
 	Good     *BundleInfo
 	Older    *BundleInfo
-	Trial    *BundleInfo
+	Trial    *BundleInfo   // also of a system, which does not serve
 	ByHand   bool          // the trial waits for a person
 	Deadline time.Duration // of the trial, from now
 	Attempts int           // starts that the trial has left
@@ -194,7 +198,7 @@ func (d *Desk) Status() Status {
 	m := d.cur.Load()
 	st := m.now(d.o.Clock)
 	s := Status{
-		Good: d.info(m.ptr.Good), Older: d.info(m.ptr.Older), Trial: d.info(m.ptr.Trial),
+		Good: d.info(m.ptr.Good), Older: d.info(m.ptr.Older), Trial: d.info(m.ptr.Undecided()),
 		Attempts: int(m.ptr.Attempts),
 		Floor:    d.Floor(),
 		Device:   st.Device(d.o.Device, d.o.Hardware, d.o.Version),

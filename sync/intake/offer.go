@@ -197,7 +197,11 @@ func (d *Desk) bringIn(ctx context.Context, r *Report, j judgement) error {
 		return err
 	}
 	r.Phase = Compiled
-	if err := d.activate(r, j, e); err != nil {
+	activate := d.activate
+	if j.system() {
+		activate = d.trySystem
+	}
+	if err := activate(ctx, r, j, e); err != nil {
 		return errors.Join(err, d.release(j.m))
 	}
 	return nil
@@ -260,7 +264,14 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 	if retry {
 		state = state.Forgive(m.Digest())
 	}
-	verdict, warnings, err := state.Judge(m.Offer(), state.Device(d.o.Device, d.o.Hardware, d.o.Version), trust.Moment{
+	device := state.Device(d.o.Device, d.o.Hardware, d.o.Version)
+	if j.system() {
+		if device, err = d.systemDevice(state, device, m); err != nil {
+			return j, err
+		}
+		serving = d.runs(state, device.Channel)
+	}
+	verdict, warnings, err := state.Judge(m.Offer(), device, trust.Moment{
 		Floor: floor, Wall: max(unix(d.o.Clock.Wall()), 1), Serving: serving,
 	})
 	r.Warnings = append(r.Warnings, warnings...)
@@ -274,7 +285,9 @@ func (d *Desk) judge(r *Report, h *bundle.Head, retry bool, keep func(trust.Stat
 	}
 	j.state, j.verdict = state, verdict
 	r.Phase = Verified
-	r.Changes = bundle.Compare(d.manifest(bundle.Digest(d.base())), m)
+	if !j.system() {
+		r.Changes = bundle.Compare(d.manifest(bundle.Digest(d.base())), m)
+	}
 	return j, nil
 }
 
@@ -289,6 +302,12 @@ func (d *Desk) base() slots.Digest {
 		return ptr.Trial
 	}
 	return ptr.Active
+}
+
+// damaged reports whether the stored copy of a bundle that is installed is not whole. Of a
+// system bundle none is kept.
+func (d *Desk) damaged(j judgement) bool {
+	return !j.system() && d.o.Shelf.Damaged(slots.Digest(j.m.Digest()))
 }
 
 // describe fills in what the manifest says.
@@ -373,7 +392,7 @@ func (d *Desk) makeRoom(l *slots.Layout) error {
 // mend brings a slot that is damaged or gone back from a file with the same digest.
 func (d *Desk) mend(ctx context.Context, r *Report, j judgement, h *bundle.Head) error {
 	g := slots.Digest(j.m.Digest())
-	if !d.o.Shelf.Damaged(g) {
+	if !d.damaged(j) {
 		return nil
 	}
 	if err := d.stage(ctx, j, h); err != nil {

@@ -26,6 +26,14 @@ func (d *Desk) Resume(ctx context.Context) error {
 	if err := d.o.Audit.Record(d.o.State, d.entry(audit.Start, "", nil, "", "")); err != nil {
 		d.log.Error("audit entry of the start", "err", err)
 	}
+	if err := d.resumeBundle(ctx); err != nil {
+		return err
+	}
+	return d.resumeSystem(ctx)
+}
+
+// resumeBundle makes the stored bundle serve.
+func (d *Desk) resumeBundle(ctx context.Context) error {
 	ptr := d.cur.Load().ptr
 	if !ptr.Trial.IsZero() && d.resumeTrial(ctx) || ctx.Err() != nil {
 		return ctx.Err()

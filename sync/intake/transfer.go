@@ -63,7 +63,7 @@ func (d *Desk) beginTransfer(ctx context.Context, r Report, head []byte, retry b
 	case j.verdict == trust.OnTrial:
 		r.Already = true
 		return nil, d.trialReport(r), nil
-	case j.verdict == trust.AlreadyInstalled && !d.o.Shelf.Damaged(slots.Digest(j.m.Digest())):
+	case j.verdict == trust.AlreadyInstalled && !d.damaged(j):
 		r.Phase, r.Already = Confirmed, true
 		return nil, r, nil
 	case j.verdict != trust.AlreadyInstalled && d.onTrial() != nil:

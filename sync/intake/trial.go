@@ -11,6 +11,7 @@ import (
 	"tidegate/store/slots"
 	"tidegate/sync/bundle"
 	"tidegate/sync/envelope"
+	"tidegate/sync/trust"
 	"time"
 )
 
@@ -38,6 +39,7 @@ type trial struct {
 	byHand   bool
 	deadline time.Duration // boot time
 	absent   bool          // it is not loaded, and cannot go on serving
+	restarts bool          // it is a system whose machine has yet to start with it
 	before   float64       // share of failed answers before the swap
 	rounds   [][]error     // the last rounds of the probes, one error or nil for each
 	over     chan struct{}
@@ -68,7 +70,7 @@ func attempts(m *bundle.Manifest) uint8 {
 }
 
 // activate commits the trial and lets the edition serve: the commit point is here.
-func (d *Desk) activate(r *Report, j judgement, e Edition) error {
+func (d *Desk) activate(_ context.Context, r *Report, j judgement, e Edition) error {
 	d.deciding.Lock()
 	defer d.deciding.Unlock()
 	if d.onTrial() != nil {
@@ -95,6 +97,9 @@ func (d *Desk) activate(r *Report, j judgement, e Edition) error {
 	d.tell(*r)
 	return nil
 }
+
+// system reports whether what is tried is the machine's system and not what serves.
+func (t *trial) system() bool { return t.m.Product == trust.SystemProduct }
 
 // begin starts the window of a trial. deciding is held.
 func (d *Desk) begin(m *bundle.Manifest, source string) {
@@ -198,7 +203,7 @@ func (d *Desk) round(ctx context.Context) {
 	t := d.trial
 	count, share := d.samples.recent(now)
 	d.mu.Unlock()
-	if t == nil {
+	if t == nil || t.restarts {
 		return
 	}
 	if count >= guardAnswers && share > t.before+guardMargin {
@@ -239,6 +244,10 @@ func (d *Desk) probe(ctx context.Context, t *trial) {
 
 // verdict ends a trial whose window is over.
 func (d *Desk) verdict(ctx context.Context, t *trial) {
+	if t.restarts {
+		d.end(ctx, t, refusal.Health, "the machine did not start anew", "deadline")
+		return
+	}
 	if t.byHand {
 		d.end(ctx, t, refusal.Health, "deadline: nobody confirmed", "deadline")
 		return
@@ -304,6 +313,9 @@ func (d *Desk) confirm(t *trial, source string) error {
 	if d.onTrial() != t {
 		return nil // decided meanwhile
 	}
+	if t.system() {
+		return d.confirmSystem(t, source)
+	}
 	g := slots.Digest(t.m.Digest())
 	next := d.next()
 	next.state = next.state.Confirm(t.m.Offer())
@@ -355,6 +367,10 @@ func (d *Desk) end(ctx context.Context, t *trial, word refusal.Word, why, source
 	if d.onTrial() != t {
 		return
 	}
+	if t.system() {
+		d.endSystem(ctx, t, word, why, source)
+		return
+	}
 	g := slots.Digest(t.m.Digest())
 	// Loaded before anything is written: what cannot be loaded is not gone back to.
 	e, m, back := d.fallback(context.WithoutCancel(ctx), g)
@@ -372,11 +388,7 @@ func (d *Desk) end(ctx context.Context, t *trial, word refusal.Word, why, source
 	}
 	if err := d.commit("roll back", next, d.entry(audit.RolledBack, source, g[:], word, why)); err != nil {
 		// Nothing is decided. The start after this one takes an attempt, so it ends.
-		d.log.Error("roll back", "err", err)
-		d.alarm(refusal.Store, "a trial could not be ended: "+err.Error())
-		d.mu.Lock()
-		t.deadline = d.o.Clock.Boot() + roundEvery
-		d.mu.Unlock()
+		d.undecided(t, err)
 		return
 	}
 	r := Report{Kind: envelope.Manifest, Source: t.source}.with(refusal.New(word, "%s", why))
@@ -395,6 +407,15 @@ func (d *Desk) end(ctx context.Context, t *trial, word refusal.Word, why, source
 	d.log.Warn("bundle rolled back", "seq", t.m.Seq, "word", string(word), "detail", why)
 	d.over(t, r)
 	d.sweep()
+}
+
+// undecided lets a trial go on whose end could not be written down.
+func (d *Desk) undecided(t *trial, err error) {
+	d.log.Error("roll back", "err", err)
+	d.alarm(refusal.Store, "a trial could not be ended: "+err.Error())
+	d.mu.Lock()
+	t.deadline = d.o.Clock.Boot() + roundEvery
+	d.mu.Unlock()
 }
 
 // fallback loads the newest bundle that may serve, but not the one given.

@@ -41,6 +41,7 @@ type world struct {
 	ident  seal.Opener
 	groups []seal.Opener
 	ver    [3]uint64
+	mach   *fakeMachine // nil: it takes no systems
 
 	store *store.Dir
 	shelf *slots.Shelf
@@ -93,12 +94,16 @@ func (w *world) open() {
 		w.t.Fatal(err)
 	}
 	w.gate.restart()
-	w.desk, err = New(Options{
+	o := Options{
 		Dir: w.dir, State: w.store.State(), Slots: w.store.Trust(), Shelf: w.shelf, Audit: w.log,
 		Locked: report.TrustLost, Activator: w.gate, Prober: w.gate, Clock: w.clock,
 		Device: trust.DeviceIDOf(bundletest.Key(deviceKey).Public()), Hardware: "linux-arm64", Version: w.ver,
 		Build: bundletest.Issued - 1000, Identity: w.ident, Groups: w.groups, Step: w.step,
-	})
+	}
+	if w.mach != nil {
+		o.System, o.Board, o.Form = w.mach, "board-a", 1
+	}
+	w.desk, err = New(o)
 	if err != nil {
 		w.t.Fatal(err)
 	}

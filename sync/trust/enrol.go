@@ -260,8 +260,36 @@ func (s State) Device(id DeviceID, hardware string, version [3]uint64) Device {
 	case e != nil:
 		d.Product, d.Channel, d.Labels = e.Product, e.Channel, e.Labels
 		d.Hardware = append(d.Hardware, e.Hardware...)
-	case len(s.lines) > 0:
-		d.Product, d.Channel = s.lines[0].Product, s.lines[0].Channel
+	default:
+		for _, l := range s.lines {
+			if l.Product != SystemProduct {
+				d.Product, d.Channel = l.Product, l.Channel
+				break
+			}
+		}
+	}
+	return d
+}
+
+// SystemProduct is the product of bundles that hold the system of a machine and no APIs. They
+// have counters and a minimum of their own.
+const SystemProduct = "system"
+
+// SystemDevice returns what selectors and counters of system bundles compare d with: the
+// class of its machine in place of its other classes, and as channel that of the enrolment or
+// else the one of the first system bundle that was confirmed.
+func (s State) SystemDevice(d Device, board string) Device {
+	d.Product, d.Channel, d.Hardware = SystemProduct, "", []string{board}
+	switch e := s.enrolled; {
+	case e != nil:
+		d.Channel = e.Channel
+	default:
+		for _, l := range s.lines {
+			if l.Product == SystemProduct {
+				d.Channel = l.Channel
+				break
+			}
+		}
 	}
 	return d
 }

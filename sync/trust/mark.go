@@ -67,6 +67,16 @@ func (s State) EnrolmentMessage() []byte {
 	return bytes.Clone(s.enrolment)
 }
 
+// Withdraw returns the state after the bundle on trial was taken back before it was tried:
+// nothing is held against it.
+func (s State) Withdraw() State {
+	if s.trial == nil {
+		return s
+	}
+	s.trial = nil
+	return s.changed()
+}
+
 // Abandon returns the state after the bundle on trial was given up with the word, when
 // nothing of it can be read any more.
 func (s State) Abandon(w refusal.Word) State {
