@@ -41,7 +41,7 @@ func TestMigrationGuideWorksAsPasted(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(short) })
-	addr, err := freePort()
+	addr, _, err := freePorts()
 	if err != nil {
 		t.Fatal(err)
 	}
