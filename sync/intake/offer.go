@@ -432,7 +432,10 @@ func (d *Desk) planBundle(ctx context.Context, r Report, c Candidate, h *bundle.
 	if err == nil {
 		var e Edition
 		if e, err = d.compile(ctx, j.m, g, &r); err == nil {
-			r.Phase, r.Rules = Compiled, d.rules(ctx, e)
+			r.Phase = Compiled
+		}
+		if err == nil && !j.system() {
+			r.Rules = d.rules(ctx, e)
 		}
 	}
 	return r, about(c, errors.Join(err, g.Discard()))

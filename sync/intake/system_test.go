@@ -117,6 +117,9 @@ var (
 func TestASystemIsTriedAndKept(t *testing.T) {
 	machined(t, func(t *testing.T, w *world) {
 		b := w.bundle(1, system(aboutA, "hsqs root"))
+		if r, err := w.desk.Plan(t.Context(), candidate(b)); err != nil || r.Phase != Compiled || w.mach.content != "" {
+			t.Errorf("plan: %v, %v, installed %q", r.Phase, err, w.mach.content)
+		}
 		r := w.put(b)
 		if r.Product != trust.SystemProduct || r.Label != "1.0.1" || r.Changes != nil {
 			t.Errorf("report %+v", r)
