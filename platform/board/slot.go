@@ -2,6 +2,7 @@ package board
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,8 +11,6 @@ import (
 	"maps"
 	"strconv"
 	"strings"
-
-	"crypto/sha256"
 )
 
 // A slot begins with its squashfs. At kernelAt stands one sector, a [Record] with what the

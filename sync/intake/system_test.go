@@ -18,7 +18,6 @@ import (
 // A fakeMachine has two places and a boot loader, in memory.
 type fakeMachine struct {
 	boot    Boot
-	held    bool
 	choices []Choice
 	content string // of what was installed: about, root, kernel
 	install error
