@@ -16,7 +16,8 @@ type upload struct {
 	trailer      http.Header
 	conn, reused atomic.Bool
 	err          atomic.Pointer[error]
-	mu           sync.Mutex // held while body is read
+	ended        atomic.Bool // by end: what a read that it interrupts meets is no fault of the body
+	mu           sync.Mutex  // held while body is read
 	over         bool
 }
 
@@ -35,7 +36,7 @@ func (u *upload) Read(p []byte) (int, error) {
 			}
 		}
 		u.trailer = nil
-	case err != nil && err != io.EOF:
+	case err != nil && err != io.EOF && !u.ended.Load():
 		u.err.Store(&err)
 	}
 	return n, err
@@ -46,6 +47,7 @@ func (u *upload) Close() error { return nil }
 
 // end makes sure that the body is not read any more.
 func (u *upload) end() {
+	u.ended.Store(true)
 	if !u.mu.TryLock() {
 		u.interrupt()
 		u.mu.Lock()

@@ -1,8 +1,12 @@
 package wire
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"unsafe"
@@ -75,4 +79,34 @@ func TestFieldsOfASmallAnswerReachAnHTTP2Client(t *testing.T) {
 	if err != nil || string(b) != "small" || resp.Header.Get("X-Mark") != "of the backend" || resp.Header.Get("Etag") != `"17"` {
 		t.Errorf("got %q, %v, %v", b, resp.Header, err)
 	}
+}
+
+// TestABackendThatIsGivenUpIsNoFaultOfTheBody shows a backend that does not answer while the client
+// still sends: what ends is the wait, not the client's body.
+func TestABackendThatIsGivenUpIsNoFaultOfTheBody(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	defer s.Close()
+	c := newTestClient(t, Target{Addr: s.Listener.Addr().String(), Protocol: HTTP2})
+	body := &waiting{begun: make(chan struct{}), interrupted: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		<-body.begun
+		cancel(os.ErrDeadlineExceeded)
+	}()
+	_, err := c.Do(ctx, &Request{Method: "POST", Path: "/", Body: body, Length: -1, Interrupt: func() { close(body.interrupted) }})
+	if _, ok := BodyFault(err); ok || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// waiting is a body that never comes.
+type waiting struct{ begun, interrupted chan struct{} }
+
+func (w *waiting) Read([]byte) (int, error) {
+	close(w.begun)
+	<-w.interrupted
+	return 0, &BodyError{Status: 408, Reason: "interrupted"}
 }
