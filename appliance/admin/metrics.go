@@ -154,6 +154,16 @@ func (a *API) traceCalls(e *exposition) {
 	e.counter("tidegate_token_cache_total", "", checked, label{"result", "miss"})
 	e.gauge("tidegate_token_cache_entries", "Verified tokens remembered.", float64(held))
 	e.gauge("tidegate_token_cache_limit", "Verified tokens that may be remembered.", float64(most))
+	r := a.d.Gateway.Responses()
+	e.head("tidegate_response_cache_total", "counter", "Looks into the response cache by what came of them; collapsed ones waited for the answer to another call, stale ones served while the backend was away.")
+	for _, c := range []struct {
+		result string
+		n      uint64
+	}{{"hit", r.Hits}, {"miss", r.Misses}, {"validated", r.Validations}, {"collapsed", r.Collapsed}, {"stale", r.Offline}} {
+		e.counter("tidegate_response_cache_total", "", c.n, label{"result", c.result})
+	}
+	e.gauge("tidegate_response_cache_entries", "Answers stored.", float64(r.Entries))
+	e.gauge("tidegate_response_cache_bytes", "Memory of the answers stored.", float64(r.Bytes))
 }
 
 func className(class int) string {

@@ -8,11 +8,13 @@
 // answer fresh.
 //
 // The cache is in memory only. It does not forward anything: [Cache.Lookup] says what may be
-// done with what is stored, and the caller does it.
+// done with what is stored, and the caller does it. Of calls that ask for the same at a time, one goes to
+// the backend and the others wait for what it stores ([Cache.Join]).
 package cache
 
 import (
 	"container/list"
+	"hash/maphash"
 	"strings"
 	"sync"
 	"tidegate/appliance/wire"
@@ -68,6 +70,10 @@ type Cache struct {
 	sets   map[setKey]*set
 	recent *list.List // of *Entry, the last used first
 	stats  Stats
+
+	seed    maphash.Seed
+	flights map[uint64]*Flight
+	lone    map[uint64]time.Duration // until when
 }
 
 type setKey struct {
@@ -84,6 +90,7 @@ type set struct {
 // Stats are counts since the start, and what is held now.
 type Stats struct {
 	Hits, Misses, Validations, Stored, Evicted, Offline uint64
+	Collapsed                                           uint64 // waited for the answer to another call
 	Bytes                                               int64
 	Entries                                             int
 }
@@ -93,7 +100,10 @@ func New(maxBytes int64) *Cache {
 	if maxBytes < maxShare*overhead {
 		return nil
 	}
-	return &Cache{max: maxBytes, sets: map[setKey]*set{}, recent: list.New()}
+	return &Cache{
+		max: maxBytes, sets: map[setKey]*set{}, recent: list.New(),
+		seed: maphash.MakeSeed(), flights: map[uint64]*Flight{}, lone: map[uint64]time.Duration{},
+	}
 }
 
 // Stats returns the counts.
@@ -278,10 +288,11 @@ func (w *Writer) grow(n int64) bool {
 	return true
 }
 
-// Write takes a piece of the body. An answer that gets too large is given up silently.
-func (w *Writer) Write(p []byte) {
+// Write takes a piece of the body. It reports false for an answer that is given up because it got
+// too large; it may be called on.
+func (w *Writer) Write(p []byte) bool {
 	if w.gone {
-		return
+		return false
 	}
 	if need := int64(len(w.body) + len(p)); need > int64(cap(w.body)) {
 		// The room is doubled, and paid for before it is taken.
@@ -289,12 +300,13 @@ func (w *Writer) Write(p []byte) {
 		if !w.grow(w.e.size + room) {
 			if room = need; !w.grow(w.e.size + room) {
 				w.Abandon()
-				return
+				return false
 			}
 		}
 		w.body = append(make([]byte, 0, room), w.body...)
 	}
 	w.body = append(w.body, p...)
+	return true
 }
 
 // Abandon gives up.

@@ -101,6 +101,14 @@ func (c *call) owner() string {
 func (c *call) cachedForward(g *upstream.Group, to upstream.Call) error {
 	store := c.ed.gw.cache
 	e, use := store.Lookup(&c.ask)
+	if use == cache.Miss || use == cache.Validate {
+		var waited bool
+		if c.flight, waited = store.Join(c.context(), &c.ask); waited {
+			c.now = c.ed.gw.o.Clock.Now()
+			c.ask.Now = c.now.Boot
+			e, use = store.Lookup(&c.ask)
+		}
+	}
 	switch use {
 	case cache.Refuse:
 		return fault.New(fault.BackendTimeout, errNotStored)
@@ -125,6 +133,7 @@ func (c *call) cachedForward(g *upstream.Group, to upstream.Call) error {
 	switch {
 	case use == cache.Validate && resp.Status == http.StatusNotModified && (e.Header().Has("Etag") || e.Header().Has("Last-Modified")):
 		e = store.Freshen(&c.ask, c.api.cache, e, cloned(resp.Header), res.Backend)
+		c.flight.End()
 		resp.Body.Close()
 		return c.stored(e)
 	case use == cache.Bypass && !safe(c.ask.Method) && resp.Status < 400, // it may have changed what is stored
@@ -132,6 +141,16 @@ func (c *call) cachedForward(g *upstream.Group, to upstream.Call) error {
 		store.Invalidate(c.ask.Space, c.ask.URI)
 	case use != cache.Bypass:
 		c.writer = store.Begin(&c.ask, c.api.cache, resp.Status, resp.Header, resp.Length, res.Backend)
+		switch {
+		case c.writer != nil:
+			c.flight.Storing()
+		case resp.Status < http.StatusInternalServerError:
+			c.flight.Lone(c.ask.Now)
+		}
+		// After a failure the next call may have an answer to store: nobody waits for this one.
+		if c.writer == nil {
+			c.flight.End()
+		}
 	}
 	return c.relay(resp)
 }
@@ -185,7 +204,7 @@ func (c *call) stored(e *cache.Entry) error {
 // capture is an exchange that gives the body of an answer to the cache as it passes.
 type capture struct {
 	wire.Exchange
-	w       *cache.Writer
+	c       *call
 	trailer bool
 }
 
@@ -194,7 +213,7 @@ func (c *call) captured(x wire.Exchange) wire.Exchange {
 	if c.writer == nil {
 		return x
 	}
-	c.tee = &capture{Exchange: x, w: c.writer}
+	c.tee = &capture{Exchange: x, c: c}
 	return c.tee
 }
 
@@ -206,12 +225,15 @@ func (c *call) endCapture(err error) {
 		c.writer.Abandon()
 	default:
 		c.writer.Commit()
+		c.flight.End()
 	}
 }
 
 // Write gives p to the cache, then to the client.
 func (t *capture) Write(p []byte) (int, error) {
-	t.w.Write(p)
+	if !t.c.writer.Write(p) {
+		t.c.flight.Lone(t.c.ask.Now)
+	}
 	return t.Exchange.Write(p)
 }
 

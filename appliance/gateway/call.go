@@ -59,6 +59,7 @@ type call struct {
 	ask     cache.Request
 	writer  *cache.Writer // takes the answer
 	tee     *capture      // gives it to writer
+	flight  *cache.Flight // others wait for that answer
 
 	tunnelIn, tunnelOut int64 // bytes that passed an upgraded connection
 }

@@ -121,6 +121,9 @@ func (g *Gateway) Close() {
 // Stats returns the counts of answers, for metrics and for the guard of a trial.
 func (g *Gateway) Stats() *Stats { return g.stats }
 
+// Responses returns the counts of the response cache.
+func (g *Gateway) Responses() cache.Stats { return g.cache.Stats() }
+
 // InFlight returns the number of calls being served.
 func (g *Gateway) InFlight() int64 { return g.flight.Load() }
 

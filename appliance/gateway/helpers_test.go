@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"tidegate/appliance/gateway"
 	"tidegate/appliance/wire"
@@ -34,6 +35,7 @@ type exchange struct {
 	keep   bool // got is wanted
 	abort  bool
 	proxy  bool // the peer is a trusted proxy
+	ctx    context.Context
 }
 
 var _ wire.Exchange = (*exchange)(nil)
@@ -75,7 +77,6 @@ func (x *exchange) Body(limit int64) ([]byte, error) {
 	}
 	return []byte(x.body), nil
 }
-func (x *exchange) Context() context.Context    { return context.Background() }
 func (x *exchange) Head() *wire.Head            { return &x.head }
 func (x *exchange) Peer() netip.AddrPort        { return netip.AddrPortFrom(x.Client(), 4711) }
 func (x *exchange) ID() string                  { return "0123456789abcdef0123456789abcdef" }
@@ -89,6 +90,13 @@ func (x *exchange) Abort()                      { x.abort = true }
 func (x *exchange) Counts() (in, out int64)     { return int64(x.read), int64(len(x.got)) }
 func (x *exchange) Tunnel(wire.Header) (io.ReadWriteCloser, error) {
 	return nil, errors.New("no connection")
+}
+
+func (x *exchange) Context() context.Context {
+	if x.ctx != nil {
+		return x.ctx
+	}
+	return context.Background()
 }
 
 func (x *exchange) Read(p []byte) (int, error) {
@@ -139,9 +147,16 @@ func (counter) Release([]throttle.Claim)                  {}
 func (counter) Expect(throttle.Instant, []*throttle.Rule) {}
 
 // recorder keeps the last event.
-type recorder struct{ last events.Event }
+type recorder struct {
+	mu   sync.Mutex
+	last events.Event
+}
 
-func (r *recorder) Record(e *events.Event) { r.last = *e }
+func (r *recorder) Record(e *events.Event) {
+	r.mu.Lock()
+	r.last = *e
+	r.mu.Unlock()
+}
 
 // issuer makes tokens.
 type issuer struct{ key *ecdsa.PrivateKey }

@@ -137,6 +137,7 @@ func (c *call) lookAt(resp *wire.Response) error {
 		c.writer.Write(body)
 		if len(resp.Trailer()) == 0 {
 			c.writer.Commit()
+			c.flight.End()
 		}
 	}
 	return c.whole(resp.Status, resp.Header, body, nil)

@@ -17,6 +17,7 @@ func (c *call) finish() {
 	if c.writer != nil {
 		c.writer.Abandon() // of what was not stored by now
 	}
+	c.flight.End()
 	c.record()
 	c.free()
 }
