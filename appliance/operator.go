@@ -86,7 +86,7 @@ func (a *App) startAdmin() error {
 	api := admin.New(admin.Device{
 		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
 		State: a.dir.State(), Audit: a.note, Instant: a.time.instant, Enrol: a.enrolment, Log: a.log,
-		Accounts: accounts, Revoker: a, Recent: a.operator.recent, Lines: a.o.Lines, Facts: a.facts,
+		Accounts: accounts, Revoker: a, Recent: a.operator.recent, Sync: a.syncNow, Lines: a.o.Lines, Facts: a.facts,
 	})
 	if a.operator.access != nil {
 		a.down.task("access log", a.operator.access.Run)

@@ -141,12 +141,28 @@ func (a *App) runLink(ctx context.Context) error {
 	return a.link.Run(ctx)
 }
 
+// syncNow opens the link now. What was recorded before goes with it.
+func (a *App) syncNow(ctx context.Context, wait bool) (*admin.Link, error) {
+	if err := a.events.Flush(ctx); err != nil {
+		a.log.Warn("sync: what is in memory waits", "error", err)
+	}
+	if !wait {
+		a.link.Wake()
+		return a.linkStatus(), nil
+	}
+	l, err := a.link.Sync(ctx)
+	return linkView(l), err
+}
+
 // linkStatus is what status shows of the link, nil without one.
 func (a *App) linkStatus() *admin.Link {
 	if a.link == nil {
 		return nil
 	}
-	l := a.link.Link()
+	return linkView(a.link.Link())
+}
+
+func linkView(l mqttsync.Link) *admin.Link {
 	s := &admin.Link{
 		State: string(l.State), Broker: l.Broker, Since: l.Since.UTC(), Error: l.Err, Hint: l.Hint,
 		Publisher: l.Publisher, Collector: l.Collector, Dropped: l.Drops, Today: l.Today,

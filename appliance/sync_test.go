@@ -2,10 +2,13 @@ package appliance_test
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"testing"
+	"tidegate/appliance/admin"
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"tidegate/platform/identity"
@@ -26,7 +29,18 @@ type known struct{ e *trust.Enrolment }
 func (k known) Device(id trust.DeviceID) (*trust.Enrolment, bool) { return k.e, id == k.e.Device }
 func (k known) All(yield func(*trust.Enrolment) bool)             { yield(k.e) }
 
-func TestADeviceReportsToItsFleet(t *testing.T) {
+// A hub is a broker with a collector and a publisher, for one device whose keys lie in dir.
+type hub struct {
+	broker string // URL
+	id     trust.DeviceID
+	store  fleet.Store
+	fleet  *devicetest.Fleet
+	dir    string
+}
+
+// meet starts a hub.
+func meet(t *testing.T) *hub {
+	t.Helper()
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -38,36 +52,67 @@ func TestADeviceReportsToItsFleet(t *testing.T) {
 	l := listeners.NewTCP(listeners.Config{ID: "l", Address: "127.0.0.1:0"})
 	check(broker.AddListener(l))
 	check(broker.Serve())
-	defer broker.Close() //nolint:errcheck // the test is over
+	t.Cleanup(func() { _ = broker.Close() })
 
-	dir, f := t.TempDir(), devicetest.NewFleet(t)
-	keys, err := identity.Load(filepath.Join(dir, "identity"), identity.Options{}) // the fleet knows it before it starts
+	h := &hub{broker: "tcp://" + l.Address(), dir: t.TempDir(), fleet: devicetest.NewFleet(t)}
+	keys, err := identity.Load(filepath.Join(h.dir, "identity"), identity.Options{}) // the fleet knows it before it starts
 	check(err)
 	report := envelope.PublicKey(keys.ReportKey())
-	id := trust.DeviceIDOf(report)
-	root, _ := f.Root(t)
+	h.id = trust.DeviceIDOf(report)
+	root, _ := h.fleet.Root(t)
 	state, err := fleet.Believe(root)
 	check(err)
-	store, err := fleet.OpenStore(t.Context(), filepath.Join(t.TempDir(), "fleet.db"), fleet.CallRows)
+	h.store, err = fleet.OpenStore(t.Context(), filepath.Join(t.TempDir(), "fleet.db"), fleet.CallRows)
 	check(err)
-	defer store.Close() //nolint:errcheck // the test is over
-	u, err := url.Parse("tcp://" + l.Address())
+	t.Cleanup(func() { check(h.store.Close()) })
+	u, err := url.Parse(h.broker)
 	check(err)
-	signer := message.Signer{Domain: f.Domain, Epoch: 1, Key: f.Key.Private}
+	signer := message.Signer{Domain: h.fleet.Domain, Epoch: 1, Key: h.fleet.Key.Private}
 	c := fleet.NewCollector(fleet.CollectorOptions{
-		Broker: fleet.Broker{URLs: []*url.URL{u}, ClientID: "collector"}, Fleet: "acme", Root: state, Store: store, Signer: &signer,
-		Devices: known{&trust.Enrolment{Device: id, Report: report}},
+		Broker: fleet.Broker{URLs: []*url.URL{u}, ClientID: "collector"}, Fleet: "acme", Root: state, Store: h.store, Signer: &signer,
+		Devices: known{&trust.Enrolment{Device: h.id, Report: report}},
 	})
+	p, err := fleet.NewPublisher(fleet.PublisherOptions{
+		Broker: fleet.Broker{URLs: []*url.URL{u}, ClientID: "publisher"}, Fleet: "acme", Root: state, Rollout: fleet.Whole(),
+	})
+	check(err)
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go c.Run(ctx) //nolint:errcheck // ends with ctx
-	for broker.Info.Clone().Subscriptions < 2 {
+	var all sync.WaitGroup
+	t.Cleanup(func() { cancel(); all.Wait() })
+	all.Go(func() { _ = c.Run(ctx) }) // ends with ctx
+	all.Go(func() { _ = p.Run(ctx) })
+	for broker.Info.Clone().Subscriptions < 5 {
 		time.Sleep(10 * time.Millisecond)
 	}
-	devicetest.Start(t, devicetest.Options{Dir: dir, Fleet: f}).Stop(t) // the root is installed
-	d := devicetest.Start(t, devicetest.Options{Dir: dir, Fleet: f, Config: func(c *config.Config) {
-		c.MQTT.Brokers, c.MQTT.Fleet, c.MQTT.FirstAfter = []string{"tcp://" + l.Address()}, "acme", 0
+	devicetest.Start(t, devicetest.Options{Dir: h.dir, Fleet: h.fleet}).Stop(t) // the root is installed
+	return h
+}
+
+// start starts the device of the hub.
+func (h *hub) start(t *testing.T, mode string) *devicetest.Device {
+	t.Helper()
+	return devicetest.Start(t, devicetest.Options{Dir: h.dir, Fleet: h.fleet, Config: func(c *config.Config) {
+		c.MQTT.Brokers, c.MQTT.Fleet, c.MQTT.FirstAfter, c.MQTT.Mode = []string{h.broker}, "acme", 0, mode
 	}})
+}
+
+// knows reports whether the fleet has a status of the device.
+func (h *hub) knows(t *testing.T) bool {
+	t.Helper()
+	for r, err := range h.store.Devices(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Device == h.id.String() {
+			return true
+		}
+	}
+	return false
+}
+
+func TestADeviceReportsToItsFleet(t *testing.T) {
+	h := meet(t)
+	d := h.start(t, "always")
 	for end := time.Now().Add(90 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		s := d.App.Status()
 		if s.Link != nil && s.Link.Collector {
@@ -77,11 +122,23 @@ func TestADeviceReportsToItsFleet(t *testing.T) {
 			t.Fatalf("nobody answered: %+v", s.Link)
 		}
 	}
-	for r, err := range store.Devices(ctx) {
-		check(err)
-		if r.Device == id.String() {
-			return
-		}
+	if !h.knows(t) {
+		t.Error("the fleet has no status of the device")
 	}
-	t.Error("the fleet has no status of the device")
+}
+
+func TestADeviceOnDemandSpeaksWhenAPersonAsks(t *testing.T) {
+	h := meet(t)
+	d := h.start(t, "demand")
+	if l := d.App.Status().Link; l == nil || l.State != "waiting" || l.Broker != "" || h.knows(t) {
+		t.Fatalf("before anybody asked: %+v", l)
+	}
+	status, body := d.Socket(t, "POST", "/v1/sync?wait=true", "")
+	var l admin.Link
+	if err := json.Unmarshal([]byte(body), &l); err != nil || status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	if !l.Publisher || !l.Collector || !h.knows(t) {
+		t.Errorf("done, and the link is %+v", l)
+	}
 }

@@ -1,6 +1,11 @@
 package admin
 
-import "time"
+import (
+	"errors"
+	"net/http"
+	"tidegate/sync/mqttsync"
+	"time"
+)
 
 // Link is the connection to the fleet.
 type Link struct {
@@ -27,4 +32,22 @@ type Fetching struct {
 	Digest string `json:"digest"`
 	Have   int64  `json:"bytes"`
 	Total  int64  `json:"of_bytes"`
+}
+
+// sync opens the link now, whatever its mode, and answers with how it is, when all is done if
+// the caller waits.
+func (a *API) sync(w http.ResponseWriter, r *http.Request) error {
+	if a.d.Status().Link == nil {
+		return &statusError{status: http.StatusConflict, text: "this device has no link to a fleet", hint: "set mqtt.brokers and mqtt.fleet"}
+	}
+	now, err := a.d.Sync(r.Context(), r.URL.Query().Get("wait") == "true")
+	var link *mqttsync.LinkError
+	switch {
+	case errors.As(err, &link):
+		return &statusError{status: http.StatusBadGateway, text: link.Error(), hint: link.Hint}
+	case err != nil:
+		return err
+	}
+	writeJSON(w, http.StatusOK, now)
+	return nil
 }

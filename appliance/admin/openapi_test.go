@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"tidegate/appliance/admin"
+	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 	"time"
 
@@ -67,6 +68,7 @@ func operations() []operation {
 		},
 		{method: "POST", path: "/v1/confirm", summary: "Confirm the bundle on trial", answer: admin.Outcome{}},
 		{method: "POST", path: "/v1/rollback", summary: "Go back to the bundle before", answer: admin.Outcome{}},
+		{method: "POST", path: "/v1/sync", summary: "Open the link to the fleet now, whatever its mode", answer: admin.Link{}, query: [][2]string{{"wait", "true: answer when all is fetched and delivered"}}},
 		{method: "GET", path: "/v1/revocations", summary: "How many revocations are in force beside those of the bundle", answer: admin.RevokedView{}},
 		{method: "POST", path: "/v1/revocations", summary: "Refuse credentials from the next call on", request: "application/json", answer: admin.RevokedView{}},
 		{method: "GET", path: "/v1/trust", summary: "The root that the device believes", answer: admin.Trust{}},
@@ -265,7 +267,7 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 // TestAnswersAreAsDescribed asks a running device everything that can be asked, and holds
 // each answer against the document that the device itself serves.
 func TestAnswersAreAsDescribed(t *testing.T) {
-	d := serving(t)
+	d := serving(t, func(c *config.Config) { c.MQTT.Brokers, c.MQTT.Mode = []string{"tcp://127.0.0.1:1"}, "demand" })
 	status, body := d.Socket(t, "GET", "/openapi.json", "")
 	if status != 200 {
 		t.Fatalf("openapi.json: %d", status)

@@ -41,8 +41,9 @@ type Device struct {
 	Enrol      func() ([]byte, error) // a signed enrolment request
 	Accounts   *Accounts
 	Revoker    Revoker
-	Recent     *Recent   // the newest calls
-	Lines      *logs.Log // the last lines of the log; nil: none are shown
+	Recent     *Recent                                             // the newest calls
+	Sync       func(ctx context.Context, wait bool) (*Link, error) // opens the link now
+	Lines      *logs.Log                                           // the last lines of the log; nil: none are shown
 	Facts      func() Facts
 	Log        *slog.Logger
 }
@@ -87,6 +88,7 @@ func (a *API) routes() []route {
 		{pattern: "POST /v1/apply", fn: a.apply},
 		{pattern: "POST /v1/confirm", fn: a.confirm},
 		{pattern: "POST /v1/rollback", fn: a.rollback},
+		{pattern: "POST /v1/sync", fn: a.sync},
 		{pattern: "GET /v1/revocations", fn: a.revocations},
 		{pattern: "POST /v1/revocations", fn: a.revoke},
 		{pattern: "GET /v1/trust", fn: a.trust},

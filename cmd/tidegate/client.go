@@ -64,7 +64,7 @@ func newClient(path string) *client {
 
 // asError turns a fault into an error with its word, hint and exit code.
 func asError(f admin.Fault) error {
-	if f.Code == "" {
+	if f.Code == "" && f.Hint == "" {
 		return errors.New(f.Error)
 	}
 	return &refusal.Error{Word: refusal.Word(f.Code), Detail: f.Error, Hint: f.Hint}

@@ -61,6 +61,7 @@ func commands() []command {
 		{"take", "DIR", "take in what lies on a mounted stick", (*app).cmdTake},
 		{"confirm", "", "confirm the bundle on trial", (*app).cmdConfirm},
 		{"rollback", "", "go back to the bundle before", (*app).cmdRollback},
+		{"sync", "[--no-wait]", "open the link to the fleet now, whatever its mode", (*app).cmdSync},
 		{"events export", "[--format ndjson|csv|wso2] [--since TIME] [--output FILE]", "write the recorded calls", (*app).cmdEventsExport},
 		{"enroll", "[--output FILE]", "write a request to be enrolled", (*app).cmdEnroll},
 		{"trust show", "[FILE]", "show the root that the device believes, or one in a file", (*app).cmdTrustShow},

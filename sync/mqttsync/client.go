@@ -57,7 +57,7 @@ type Mode uint8
 const (
 	Always  Mode = iota
 	Windows      // in the windows of Options
-	Demand       // after Wake
+	Demand       // after Wake or Sync
 )
 
 // Options are what a client is made with. Fields without a default must be set.
@@ -116,6 +116,7 @@ type Client struct {
 	drops   map[string]uint64
 	blocked map[trust.Digest]time.Time // not fetched again before
 	wanted  bool                       // somebody asked for a connection
+	waiting []chan round               // who waits for how it goes
 }
 
 // State is where the link is.
@@ -208,18 +209,6 @@ func (o *Options) defaults() error {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
-}
-
-// Wake asks for a connection now: a person did, or there is something that should not wait.
-func (c *Client) Wake() {
-	c.mu.Lock()
-	c.wanted = true
-	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-	c.drain.Wake()
 }
 
 // Link returns how the link is.

@@ -20,6 +20,10 @@ func (s *session) keepHouse(ctx context.Context) error {
 		statusAt = began
 	}
 	changed := false
+	wake := s.c.wake
+	if s.why == timeOnly {
+		wake = nil // whoever asks wants another connection than this
+	}
 	for {
 		now := time.Now()
 		if err := s.askTime(ctx, now); err != nil {
@@ -48,8 +52,8 @@ func (s *session) keepHouse(ctx context.Context) error {
 					return err
 				}
 			}
-			if s.over(now, began) {
-				return errDone
+			if err := s.over(now); err != nil {
+				return err
 			}
 		}
 		select {
@@ -57,41 +61,11 @@ func (s *session) keepHouse(ctx context.Context) error {
 			return nil
 		case <-s.c.change:
 			changed = true
+		case <-wake:
+			s.askAgain()
 		case <-tick.C:
 		}
 	}
-}
-
-// over reports whether a connection that does not stay has done its work, or its window has
-// ended.
-func (s *session) over(now, began time.Time) bool {
-	if s.why != drainAll {
-		return false
-	}
-	s.c.mu.Lock()
-	wanted := s.c.wanted
-	s.c.mu.Unlock()
-	if !wanted && s.c.o.Mode == Windows {
-		w, left := s.c.inWindow(s.c.o.Clock.Now().Lower)
-		if left <= 0 {
-			return true
-		}
-		up, down := s.pipe.Bytes()
-		if w.Bytes > 0 && up+down >= w.Bytes {
-			return true
-		}
-	}
-	s.mu.Lock()
-	busy := s.fetching || s.offer != nil || now.Sub(s.news) < quietEnd
-	open := !s.publisher || !s.collector
-	s.mu.Unlock()
-	if busy || open && now.Sub(began) < 2*answerIn || !s.c.drain.Drained() && s.answered() && now.Sub(began) < time.Hour && !open {
-		return false
-	}
-	s.c.mu.Lock()
-	s.c.wanted = false
-	s.c.mu.Unlock()
-	return true
 }
 
 func (s *session) askTime(ctx context.Context, now time.Time) error {

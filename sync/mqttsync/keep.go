@@ -28,12 +28,15 @@ func (c *Client) keep(ctx context.Context) {
 	for tries := 0; ; {
 		for {
 			purpose, wait := c.may()
-			if purpose != nothing && pause <= 0 {
-				break
-			}
 			if purpose == nothing {
-				pause = max(pause, 0)
+				pause = 0 // when it may be, it may be at once
+				if c.budget.empty() {
+					c.tell(errBudget)
+				}
 			} else {
+				if pause <= 0 {
+					break
+				}
 				wait = pause
 			}
 			if !c.wait(ctx, wait) {
@@ -42,11 +45,11 @@ func (c *Client) keep(ctx context.Context) {
 			pause -= wait
 		}
 		purpose, _ := c.may()
-		good := c.try(ctx, purpose)
+		how := c.try(ctx, purpose)
 		if ctx.Err() != nil {
 			return
 		}
-		if good {
+		if how != failed {
 			tries = 0
 		}
 		most := c.o.RetryCap
@@ -54,8 +57,11 @@ func (c *Client) keep(ctx context.Context) {
 			most = max(most, meteredCap)
 		}
 		pause = jitter(min(most, retryFirst<<min(tries, 20)))
-		if purpose == timeOnly && c.o.Clock.Now().Quality == clock.Unsynced {
+		switch {
+		case purpose == timeOnly && c.o.Clock.Now().Quality == clock.Unsynced:
 			pause = unsyncedTry/2 + jitter(unsyncedTry/2)
+		case purpose == drainAll && how == done: // the window may be open still, and the radio sleeps
+			pause = most/2 + jitter(most/2)
 		}
 		tries++
 	}
@@ -97,13 +103,10 @@ func (c *Client) may() (purpose, time.Duration) {
 	if c.budget.empty() {
 		return nothing, windowsCheck
 	}
-	c.mu.Lock()
-	wanted := c.wanted
-	c.mu.Unlock()
 	switch {
 	case c.o.Mode == Always:
 		return stay, 0
-	case wanted:
+	case c.asked():
 		return drainAll, 0
 	case c.o.Mode == Demand:
 		return nothing, unsyncedTry
@@ -118,21 +121,31 @@ func (c *Client) may() (purpose, time.Duration) {
 	return nothing, windowsCheck
 }
 
-// try connects to the first broker that answers and stays until the connection ends. It
-// reports whether that was a good one.
-func (c *Client) try(ctx context.Context, why purpose) bool {
+// An outcome is what became of a try.
+type outcome uint8
+
+const (
+	failed outcome = iota
+	good           // it was answered, and lived long enough
+	done           // all was said
+)
+
+// try connects to the first broker where somebody answers and stays until the connection ends.
+func (c *Client) try(ctx context.Context, why purpose) outcome {
+	var err error
 	for _, u := range c.o.Brokers {
 		c.set(func(l *Link) { l.State, l.Broker = Connecting, u.Redacted() })
 		began := time.Now()
 		s := newSession(c, why)
-		p, err := pipe.Dial(ctx, c.pipeOptions(u, s))
+		var p *pipe.Pipe
+		p, err = pipe.Dial(ctx, c.pipeOptions(u, s))
 		if err == nil {
 			err = s.run(ctx, p)
 		} else if c.clockOnly(err) {
 			err = c.askTimeFirst(ctx, u, err)
 		}
 		if ctx.Err() != nil {
-			return false
+			return failed
 		}
 		over := errors.Is(err, errDone)
 		if !over {
@@ -146,14 +159,20 @@ func (c *Client) try(ctx context.Context, why purpose) bool {
 			l.Hint = hint(err)
 			l.Fetching = nil
 		})
-		if over && why == timeOnly {
-			return false
-		}
-		if s.began {
-			return over || s.answered() && time.Since(began) >= goodAfter
+		switch {
+		case over && why == timeOnly:
+			return failed
+		case over:
+			return done
+		case s.began && s.answered():
+			if time.Since(began) >= goodAfter {
+				return good
+			}
+			return failed
 		}
 	}
-	return false
+	c.tell(err)
+	return failed
 }
 
 func (c *Client) pipeOptions(u *url.URL, s *session) pipe.Options {

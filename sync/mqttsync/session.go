@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"tidegate/platform/clock"
+	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
@@ -57,6 +58,8 @@ type session struct {
 	timeDue    time.Time
 	retry      bool // the next fetch ignores an earlier failure
 	news       time.Time
+	round      time.Time     // when the asking began
+	goal       events.Status // what the queue held then
 	fetching   bool
 	started    sync.Once
 	collectors chan struct{} // closed when a collector has answered
@@ -96,8 +99,10 @@ func (s *session) run(ctx context.Context, p *pipe.Pipe) error {
 	if err := s.subscribe(ctx); err != nil {
 		return err
 	}
+	goal := s.c.o.Queue.Status()
 	s.mu.Lock()
 	s.news = time.Now()
+	s.round, s.goal = s.news, goal
 	s.mu.Unlock()
 	if s.why != timeOnly {
 		if err := s.sendStatus(ctx); err != nil {
