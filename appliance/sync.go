@@ -13,6 +13,7 @@ import (
 	"tidegate/sync/mqttsync"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
+	"tidegate/sync/mqttsync/ranges"
 	"tidegate/sync/uplink"
 	"time"
 )
@@ -68,6 +69,15 @@ func (a *App) openLink() error {
 	var err error
 	o.TLS, err = a.brokerTLS()
 	errs = append(errs, err)
+	if len(c.HTTPSHosts) > 0 && err == nil {
+		for _, h := range c.HTTPSHosts {
+			full, err := ranges.ParseHost(h)
+			note("https_hosts", err)
+			o.Hosts = append(o.Hosts, full)
+		}
+		o.HostTLS, err = a.hostTLS(o.TLS)
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -118,6 +128,27 @@ func (a *App) brokerTLS() (*tls.Config, error) {
 		}
 		c.Certificates = []tls.Certificate{cert}
 	}
+	return c, nil
+}
+
+// hostTLS is TLS towards web servers of bundles: as towards brokers, and the system's
+// authorities count beside that of mqtt.ca_file.
+func (a *App) hostTLS(broker *tls.Config) (*tls.Config, error) {
+	c := broker.Clone()
+	c.ServerName = ""
+	if c.RootCAs == nil {
+		return c, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil { // none on this device
+		return c, nil //nolint:nilerr // that of the file is left
+	}
+	pem, err := os.ReadFile(a.cfg.MQTT.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("mqtt.ca_file: %w", err)
+	}
+	pool.AppendCertsFromPEM(pem)
+	c.RootCAs = pool
 	return c, nil
 }
 
@@ -172,7 +203,7 @@ func linkView(l mqttsync.Link) *admin.Link {
 		s.Next = max(l.Next-time.Since(l.Since), 0).Seconds()
 	}
 	if f := l.Fetching; f != nil {
-		s.Fetching = &admin.Fetching{Digest: f.Digest.String(), Have: f.Have, Total: f.Total}
+		s.Fetching = &admin.Fetching{Digest: f.Digest.String(), Have: f.Have, Total: f.Total, From: f.From}
 	}
 	return s
 }

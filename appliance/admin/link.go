@@ -32,6 +32,7 @@ type Fetching struct {
 	Digest string `json:"digest"`
 	Have   int64  `json:"bytes"`
 	Total  int64  `json:"of_bytes"`
+	From   string `json:"from,omitempty"` // a web server; none: over the broker
 }
 
 // sync opens the link now, whatever its mode, and answers with how it is, when all is done if

@@ -130,6 +130,7 @@ type MQTT struct {
 	KeyFile      string   `toml:"key_file"`
 	ServerName   string   `toml:"server_name"`
 	Proxy        string   `toml:"proxy"`
+	HTTPSHosts   []string `toml:"https_hosts"`
 	Mode         string   `toml:"mode"` // always, window, demand
 	Windows      []string `toml:"windows"`
 	WindowSpread Duration `toml:"window_spread"`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
+	"tidegate/sync/mqttsync/ranges"
 	"tidegate/sync/trust"
 	"time"
 
@@ -115,13 +117,9 @@ func (l *linkFlags) broker(a *app, role string) (fleet.Broker, error) {
 	}
 	b.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: l.name}
 	if l.ca != "" {
-		p, err := os.ReadFile(l.ca)
-		if err != nil {
-			return b, err
-		}
 		b.TLS.RootCAs = x509.NewCertPool()
-		if !b.TLS.RootCAs.AppendCertsFromPEM(p) {
-			return b, fmt.Errorf("--ca: %s holds no PEM certificate", l.ca)
+		if err := l.addAuthority(b.TLS.RootCAs); err != nil {
+			return b, err
 		}
 	}
 	if (l.cert == "") != (l.key == "") {
@@ -141,6 +139,44 @@ func (l *linkFlags) broker(a *app, role string) (fleet.Broker, error) {
 		b.ClientID = role + "-" + message.NewToken().String()
 	}
 	return b, nil
+}
+
+// addAuthority adds the certificates of --ca.
+func (l *linkFlags) addAuthority(pool *x509.CertPool) error {
+	p, err := os.ReadFile(l.ca)
+	if err != nil {
+		return err
+	}
+	if !pool.AppendCertsFromPEM(p) {
+		return fmt.Errorf("--ca: %s holds no PEM certificate", l.ca)
+	}
+	return nil
+}
+
+// serveFrom has a bundle announced with an address. Certificates lead to the system's
+// authorities or to that of --ca.
+func (l *linkFlags) serveFrom(ctx context.Context, p *fleet.Published, address, name string) error {
+	o := ranges.Options{TLS: &tls.Config{MinVersion: tls.VersionTLS12}}
+	if l.ca != "" {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if err := l.addAuthority(pool); err != nil {
+			return err
+		}
+		o.TLS.RootCAs = pool
+	}
+	if l.proxy != "" {
+		u, err := url.Parse(l.proxy)
+		if err != nil {
+			return err
+		}
+		o.Proxy = u
+	}
+	c := ranges.NewClient(o)
+	defer c.Close()
+	return p.ServeFrom(ctx, c, address, name)
 }
 
 // logger writes what happens for people.

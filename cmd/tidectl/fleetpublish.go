@@ -23,7 +23,7 @@ import (
 func (a *app) fleetPublishCommand() *cobra.Command {
 	var l linkFlags
 	var r fleet.Rollout
-	var file, timeKey, group string
+	var file, timeKey, group, address string
 	var spread, wait time.Duration
 	var failures int
 	c := &cobra.Command{
@@ -34,7 +34,11 @@ pieces or (with --time-key) ask for the time, until stopped. Two publishers may 
 side with the same --group.
 
 A rollout in steps: --percent 10 --rollout FILE tells the same tenth of the devices first; tidectl
-fleet rollout changes FILE while publishers run. --max-failures pauses it when devices go back.`,
+fleet rollout changes FILE while publishers run. --max-failures pauses it when devices go back.
+
+With --https the content of a bundle also lies on a web server that answers range requests, and
+devices that name its host in mqtt.https_hosts fetch it there; the signed head and whatever the
+server does not give comes over the broker. The server is asked for parts of each FILE first.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if r.Percent < 0 || r.Percent > 100 {
@@ -77,6 +81,11 @@ fleet rollout changes FILE while publishers run. --max-failures pauses it when d
 					return err
 				}
 				defer p.Close() //nolint:errcheck // only read
+				if address != "" {
+					if err := l.serveFrom(cmd.Context(), p, address, name); err != nil {
+						return fmt.Errorf("--https: %w", err)
+					}
+				}
 				o.Bundles = append(o.Bundles, p)
 			}
 			if wait > 0 {
@@ -99,6 +108,7 @@ fleet rollout changes FILE while publishers run. --max-failures pauses it when d
 	f.DurationVar(&spread, "spread", 0, "devices wait up to this, at random, before they fetch")
 	f.DurationVar(&wait, "wait", 0, "end when every device that is told has confirmed the last FILE, or after this long")
 	f.StringVar(&timeKey, "time-key", "", "key of the time role, to attest the time")
+	f.StringVar(&address, "https", "", "https address of FILE on a web server, or of the folder of all of them, with a slash at its end")
 	f.StringVar(&group, "group", "", "share the work with other publishers of this group")
 	return c
 }

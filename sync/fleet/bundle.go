@@ -22,6 +22,7 @@ type Published struct {
 	at       []int64 // of the chunks in file
 	file     io.ReaderAt
 	close    func() error
+	address  string // on a web server; "": none
 }
 
 // OpenBundle verifies a bundle file as a device would, without asking whom it is for, and

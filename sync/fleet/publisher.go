@@ -198,7 +198,7 @@ func (p *Publisher) announceOne(ctx context.Context, c *pipe.Pipe, b *Published)
 }
 
 func (p *Publisher) announcement(b *Published, epoch, seq uint64, k *message.Token) *message.Announcement {
-	return &message.Announcement{Token: k, Offer: b.offer(epoch, seq), Spread: uint64(p.o.Spread / time.Second)} //nolint:gosec // not negative
+	return &message.Announcement{Token: k, Offer: b.offer(epoch, seq), URL: b.address, Spread: uint64(p.o.Spread / time.Second)} //nolint:gosec // not negative
 }
 
 // answer answers one request. A device that is not known gets answers too: it decides itself

@@ -109,6 +109,13 @@ func (t *Transfer) Report() Report {
 // Chunks returns the distinct chunks of the bundle in the order of the file.
 func (t *Transfer) Chunks() []bundle.Chunk { return t.j.m.Chunks() }
 
+// Offsets returns where the bytes of each chunk begin in the file of the bundle, and how many
+// bytes the file has.
+func (t *Transfer) Offsets() (at []int64, size int64) {
+	n := int64(len(t.head))
+	return t.j.m.Offsets(n), t.j.m.Size(n)
+}
+
 // Missing returns the numbers of the chunks that are still wanted, from 0, ascending.
 func (t *Transfer) Missing() ([]int, error) {
 	t.mu.Lock()

@@ -68,6 +68,11 @@ type Options struct {
 	TLS                *tls.Config // its Time should be that of the trusted clock
 	Proxy              *url.URL    // nil: none
 
+	// Hosts may be asked for bundles by https, when an announcement names an address there;
+	// each as [ranges.ParseHost] returns it; nil: none.
+	Hosts   []string
+	HostTLS *tls.Config // towards them; its Time should be that of the trusted clock
+
 	Mode        Mode
 	Windows     []Window
 	Spread      time.Duration // windows open later by up to this
@@ -150,7 +155,8 @@ type Link struct {
 // A Fetch is a bundle that is coming in.
 type Fetch struct {
 	Digest      trust.Digest
-	Have, Total int64 // bytes
+	Have, Total int64  // bytes
+	From        string // host that is asked directly; "": it comes over the broker
 }
 
 // New returns a client that watches the desk from now on.

@@ -189,6 +189,11 @@ type fetch struct {
 	transfer *intake.Transfer
 	have     int64
 	wrong    map[int]int // chunks that were not what was signed
+
+	address    string      // where the content can be had by https; "": nowhere
+	direct     map[int]int // bytes from there of chunks, from their begin
+	overBroker bool        // the rest comes over the broker
+	wanted     bool        // the getter knows the rest
 }
 
 // end gives up what cannot be used and keeps what has been staged.
@@ -200,14 +205,15 @@ func (f *fetch) end() error {
 }
 
 // fetchOf returns the fetch of an object: the one that a cut has interrupted, or a new one.
-func (s *session) fetchOf(o *message.Offer) *fetch {
-	f := s.c.fetch
+func (s *session) fetchOf(a *message.Announcement) *fetch {
+	f, o := s.c.fetch, a.Offer
 	if f == nil || f.offer != *o {
 		s.dropFetch()
-		f = &fetch{offer: *o, getter: newGetter(s.c.o.PieceBytes, o.Digest), wrong: map[int]int{}}
+		f = &fetch{offer: *o, getter: newGetter(s.c.o.PieceBytes, o.Digest), wrong: map[int]int{}, direct: map[int]int{}}
 		f.getter.want(0, int(o.Head)) //nolint:gosec // at most 2 MiB
 		s.c.fetch = f
 	}
+	f.address = a.URL
 	f.getter.resume(s)
 	return f
 }
@@ -236,7 +242,7 @@ func (s *session) fetchOne(ctx context.Context, a *message.Announcement, retry b
 	}
 	s.busy(o)
 	defer s.idle()
-	f := s.fetchOf(o)
+	f := s.fetchOf(a)
 	err := s.fetchHead(ctx, f)
 	if err == nil {
 		if o.Object == message.BundleObject {
@@ -321,18 +327,17 @@ func (s *session) bringIn(ctx context.Context, f *fetch, retry bool) error {
 		if r.Digest != f.offer.Digest {
 			return refusal.New(refusal.Digest, "bundle %s was announced, and the head is of %s", f.offer.Digest, r.Digest)
 		}
-		missing, err := t.Missing()
-		if err != nil {
+		if _, err := f.count(); err != nil {
 			return err
 		}
-		chunks := t.Chunks()
-		f.have = int64(len(f.head))
-		for _, c := range chunks {
-			f.have += int64(c.Size) //nolint:gosec // at most 1 MiB
+	}
+	s.c.progress(f.have)
+	if !f.wanted {
+		if err := s.fetchDirect(ctx, f); err != nil {
+			return err
 		}
-		for _, i := range missing {
-			f.have -= int64(chunks[i].Size) //nolint:gosec // at most 1 MiB
-			f.getter.want(i+1, int(chunks[i].Size))
+		if err := f.wantRest(); err != nil {
+			return err
 		}
 	}
 	s.c.progress(f.have)

@@ -10,6 +10,7 @@ import (
 	"tidegate/store/events/batch"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/pipe"
+	"tidegate/sync/mqttsync/ranges"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
 	"tidegate/sync/uplink"
@@ -40,8 +41,9 @@ type session struct {
 	c     *Client
 	why   purpose
 	pipe  *pipe.Pipe
-	nonce message.Token // of the birth and the will
-	began bool          // the birth was sent
+	nonce message.Token  // of the birth and the will
+	began bool           // the birth was sent
+	web   *ranges.Client // of the fetch; nil: no address was asked yet
 
 	pieces chan *message.Piece // for the fetch
 	offers chan struct{}       // a token: offer is new
@@ -83,6 +85,11 @@ func (s *session) answered() bool {
 func (s *session) run(ctx context.Context, p *pipe.Pipe) error {
 	s.pipe = p
 	defer p.Close()
+	defer func() {
+		if s.web != nil {
+			s.web.Close()
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var parts sync.WaitGroup

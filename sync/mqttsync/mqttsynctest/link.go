@@ -97,6 +97,9 @@ func (l *Link) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return lc, nil
 }
 
+// atOnce is a wait that the caller does not notice.
+const atOnce = 20 * time.Millisecond
+
 type linkConn struct {
 	net.Conn
 	l        *Link
@@ -120,7 +123,9 @@ func (c *linkConn) hold(mu *sync.Mutex, free *time.Time, n int) {
 	*free = free.Add(time.Duration(float64(n) / float64(c.rate) * float64(time.Second)))
 	wait := free.Sub(now)
 	mu.Unlock()
-	time.Sleep(wait)
+	if wait > atOnce { // a few bytes leave at once, as into the buffer of a socket
+		time.Sleep(wait)
+	}
 }
 
 // Read implements net.Conn.

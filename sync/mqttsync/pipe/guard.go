@@ -14,18 +14,94 @@ var ErrPacket = errors.New("packet larger than any that is expected")
 
 const writeStall = 60 * time.Second
 
-// A guard is a connection whose other end may be hostile. It follows the packets in the
+// A paced connection keeps to the caps in bytes a second, pays from the meter, and has a deadline
+// on each read and write. Several may share one allowance.
+type paced struct {
+	net.Conn
+	*allowance
+	idle time.Duration // longest wait for a byte
+}
+
+// An allowance is what the connections of one link may use together.
+type allowance struct {
+	rates    [2]bucket // bytes up and down
+	meter    Meter
+	up, down atomic.Int64
+	why      atomic.Pointer[error] // why we ended a connection
+}
+
+func newAllowance(o Options) *allowance {
+	a := &allowance{meter: o.Meter}
+	a.rates[0].set(o.Up, max(o.Up/4, 2048))
+	a.rates[1].set(o.Down, max(o.Down/4, 2048))
+	return a
+}
+
+// Read reads what the other end sent.
+func (p *paced) Read(b []byte) (int, error) {
+	if p.rates[1].rate > 0 && int64(len(b)) > p.rates[1].depth {
+		b = b[:p.rates[1].depth]
+	}
+	if err := p.SetReadDeadline(time.Now().Add(p.idle)); err != nil {
+		return 0, err
+	}
+	n, err := p.Conn.Read(b)
+	if n == 0 {
+		return 0, err
+	}
+	p.down.Add(int64(n))
+	p.rates[1].take(int64(n))
+	if e := p.spend(n); e != nil {
+		return 0, p.fail(e)
+	}
+	return n, err
+}
+
+// Write sends b within a minute for each piece of it, so that a stalled link is found.
+func (p *paced) Write(b []byte) (int, error) {
+	sent := 0
+	for sent < len(b) {
+		part := b[sent:]
+		if limit := p.rates[0].depth; p.rates[0].rate > 0 && int64(len(part)) > limit {
+			part = part[:limit]
+		}
+		if err := p.spend(len(part)); err != nil {
+			return sent, p.fail(err)
+		}
+		p.rates[0].take(int64(len(part)))
+		if err := p.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
+			return sent, err
+		}
+		n, err := p.Conn.Write(part)
+		p.up.Add(int64(n))
+		sent += n
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+func (p *paced) spend(n int) error {
+	if p.meter == nil {
+		return nil
+	}
+	return p.meter.Spend(n)
+}
+
+func (p *paced) fail(err error) error {
+	p.why.CompareAndSwap(nil, &err)
+	_ = p.Conn.Close()
+	return err
+}
+
+// A guard is a connection to a broker that may be hostile. It follows the packets in the
 // stream by their fixed headers (MQTT 3.1.1 section 2.2) and ends the connection at one that
 // is too large, before anything of its body is read or allocated.
 type guard struct {
 	net.Conn
-	idle  time.Duration // longest wait for a byte
-	pace  bucket        // packets
-	rates [2]bucket     // bytes up and down
-	meter Meter
-
-	up, down atomic.Int64
-	why      atomic.Pointer[error] // why we ended it
+	line *paced // below TLS
+	pace bucket // packets
 
 	// The rest belongs to the goroutine that reads.
 	body   int // bytes left of the packet
@@ -34,37 +110,21 @@ type guard struct {
 	shift  uint
 }
 
-func newGuard(c net.Conn, o Options) *guard {
+func newGuard(c net.Conn, line *paced, o Options) *guard {
 	pace := o.Pace
 	if pace == 0 {
 		pace = 2000
 	}
-	g := &guard{Conn: c, idle: o.KeepAlive*3/2 + 5*time.Second, meter: o.Meter}
+	g := &guard{Conn: c, line: line}
 	g.pace.set(int64(pace), int64(pace))
-	g.rates[0].set(o.Up, max(o.Up/4, 2048))
-	g.rates[1].set(o.Down, max(o.Down/4, 2048))
 	return g
 }
 
 // Read reads what the broker sent.
 func (g *guard) Read(b []byte) (int, error) {
-	if g.rates[1].rate > 0 && int64(len(b)) > g.rates[1].depth {
-		b = b[:g.rates[1].depth]
-	}
-	if err := g.SetReadDeadline(time.Now().Add(g.idle)); err != nil {
-		return 0, err
-	}
 	n, err := g.Conn.Read(b)
-	if n == 0 {
-		return 0, err
-	}
-	g.down.Add(int64(n))
-	g.rates[1].take(int64(n))
 	if e := g.follow(b[:n]); e != nil {
-		return 0, g.fail(e)
-	}
-	if e := g.spend(n); e != nil {
-		return 0, g.fail(e)
+		return 0, g.line.fail(e)
 	}
 	return n, err
 }
@@ -96,44 +156,6 @@ func (g *guard) follow(b []byte) error {
 		}
 	}
 	return nil
-}
-
-// Write sends b within a minute for each piece of it, so that a stalled link is found.
-func (g *guard) Write(b []byte) (int, error) {
-	sent := 0
-	for sent < len(b) {
-		part := b[sent:]
-		if limit := g.rates[0].depth; g.rates[0].rate > 0 && int64(len(part)) > limit {
-			part = part[:limit]
-		}
-		if err := g.spend(len(part)); err != nil {
-			return sent, g.fail(err)
-		}
-		g.rates[0].take(int64(len(part)))
-		if err := g.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
-			return sent, err
-		}
-		n, err := g.Conn.Write(part)
-		g.up.Add(int64(n))
-		sent += n
-		if err != nil {
-			return sent, err
-		}
-	}
-	return sent, nil
-}
-
-func (g *guard) spend(n int) error {
-	if g.meter == nil {
-		return nil
-	}
-	return g.meter.Spend(n)
-}
-
-func (g *guard) fail(err error) error {
-	g.why.CompareAndSwap(nil, &err)
-	_ = g.Conn.Close()
-	return err
 }
 
 // A bucket lets rate units a second pass, depth at once. Rate 0 lets all pass.

@@ -60,11 +60,13 @@ func open(ctx context.Context, o Options) (*guard, error) {
 	if port == "" {
 		return nil, fmt.Errorf("scheme %q of a broker is not known", o.URL.Scheme)
 	}
-	conn, err := dialTCP(ctx, o, net.JoinHostPort(o.URL.Hostname(), port))
+	raw, err := dialTCP(ctx, o, net.JoinHostPort(o.URL.Hostname(), port))
 	if err != nil {
 		return nil, err
 	}
-	ended := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	line := &paced{Conn: raw, allowance: newAllowance(o), idle: o.KeepAlive*3/2 + 5*time.Second}
+	var conn net.Conn = line
+	ended := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer ended()
 	if Secure(o.URL) {
 		if conn, err = handshake(ctx, conn, o); err != nil {
@@ -79,7 +81,7 @@ func open(ctx context.Context, o Options) (*guard, error) {
 	if !ended() {
 		return nil, ctx.Err()
 	}
-	return newGuard(conn, o), nil
+	return newGuard(conn, line, o), nil
 }
 
 func dialTCP(ctx context.Context, o Options, addr string) (net.Conn, error) {

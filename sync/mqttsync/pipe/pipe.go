@@ -92,6 +92,7 @@ type Pipe struct {
 	conn    atomic.Pointer[guard]
 	dropped atomic.Int64
 	full    Full
+	o       Options
 }
 
 // Dial connects. ctx bounds the dialing only.
@@ -105,7 +106,7 @@ func Dial(ctx context.Context, o Options) (*Pipe, error) {
 	if o.PingTimeout == 0 {
 		o.PingTimeout = pingTimeout(o)
 	}
-	p := &Pipe{in: make(chan Message, o.Backlog), lost: make(chan struct{}), full: o.WhenFull}
+	p := &Pipe{in: make(chan Message, o.Backlog), lost: make(chan struct{}), full: o.WhenFull, o: o}
 	var dialErr error
 	c := mqtt.NewClientOptions().AddBroker(o.URL.String()).SetClientID(o.ClientID).
 		SetProtocolVersion(4). // 0 would try each CONNECT again as 3.1
@@ -207,7 +208,7 @@ func (p *Pipe) Err() error {
 	select {
 	case <-p.lost:
 		if c := p.conn.Load(); c != nil {
-			if why := c.why.Load(); why != nil {
+			if why := c.line.why.Load(); why != nil {
 				return *why
 			}
 		}
@@ -223,9 +224,23 @@ func (p *Pipe) Dropped() int64 { return p.dropped.Load() }
 // Bytes returns how many bytes went up and down.
 func (p *Pipe) Bytes() (up, down int64) {
 	if c := p.conn.Load(); c != nil {
-		return c.up.Load(), c.down.Load()
+		return c.line.up.Load(), c.line.down.Load()
 	}
 	return 0, 0
+}
+
+// DialBeside connects to another server as the broker was connected to: by the same dialer and
+// proxy, within the same caps, and paid from the same meter. What passes is in Bytes.
+func (p *Pipe) DialBeside(ctx context.Context, _, address string) (net.Conn, error) {
+	g := p.conn.Load()
+	if g == nil {
+		return nil, ErrClosed
+	}
+	c, err := dialTCP(ctx, p.o, address)
+	if err != nil {
+		return nil, err
+	}
+	return &paced{Conn: c, allowance: g.line.allowance, idle: writeStall}, nil
 }
 
 // Subscribe subscribes to filters in one packet. A broker that grants a filter has promised
