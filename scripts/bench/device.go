@@ -16,6 +16,7 @@ import (
 	"tidegate/sync/bundle/write"
 	"tidegate/sync/envelope"
 	"tidegate/sync/keyfile"
+	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
 	"time"
 )
@@ -53,6 +54,11 @@ func (s *signer) root() ([]byte, string, error) {
 	}
 	fp, err := trust.Fingerprint(env)
 	return envelope.File(envelope.Root, env), fp.String(), err
+}
+
+// message returns what signs messages of the online roles.
+func (s *signer) message() message.Signer {
+	return message.Signer{Domain: s.domain, Epoch: 1, Key: s.key.Private}
 }
 
 // bundle signs the next bundle of set.
@@ -220,15 +226,20 @@ func (w *world) apply(g *gateway, set *policy.Set, noWait bool) error {
 	}
 	defer os.Remove(name)
 	err = w.ask(g, "apply", fmt.Sprintf("--no-wait=%v", noWait), name)
-	var exit *exec.ExitError
-	if noWait && errors.As(err, &exit) && exit.ExitCode() == onTrial {
-		return nil
+	if noWait {
+		return orOnTrial(err)
 	}
 	return err
 }
 
-// onTrial is the exit status of an apply that does not wait for the verdict.
-const onTrial = 75
+// orOnTrial passes over the exit status of a command that does not wait for the verdict.
+func orOnTrial(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 75 {
+		return nil
+	}
+	return err
+}
 
 // ask runs one command of the device program.
 func (w *world) ask(g *gateway, args ...string) error {

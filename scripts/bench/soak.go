@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,18 +20,32 @@ type look struct {
 	failed          uint64
 }
 
-// partSoak keeps a device at 70 % of what it reached before, while bundles are activated, taken
-// back and recorded calls exported, and asks whether anything grows.
-func partSoak(ctx context.Context, w *world) error {
+// partSoak keeps a device at 70 % of what it reached before, while bundles are activated, by
+// command and from sticks, and taken back, and recorded calls go up over MQTT and are exported,
+// and asks whether anything grows.
+func partSoak(ctx context.Context, w *world) (err error) {
 	set, err := w.scenarioSet(50)
 	if err != nil {
 		return err
 	}
-	g, err := w.device(deviceSpec{name: "Tidegate", set: set, toml: withDetail})
+	var b besides
+	if b.hub, err = w.newHub(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.hub.close()) }()
+	if b.stick, err = w.newStick(); err != nil {
+		return err
+	}
+	g, err := w.device(deviceSpec{name: "Tidegate", set: set, toml: withDetail + b.hub.config() + b.stick.config()})
 	if err != nil {
 		return err
 	}
 	defer g.process.stop()
+	if b.hub != nil {
+		if err := b.hub.collect(ctx, w, g); err != nil {
+			return err
+		}
+	}
 	addr := local(g.plain["JRA"])
 	l := load{addr: addr, requests: [][]byte{w.request("JRA", ""), w.request("JR", ""), w.request("P", "")}, conns: 64, warm: time.Second, time: 5 * time.Second}
 	m, err := generate(l)
@@ -42,8 +57,7 @@ func partSoak(ctx context.Context, w *world) error {
 
 	work, stop := context.WithCancel(ctx)
 	beside := make(chan error, 1)
-	var done besides
-	go func() { beside <- w.disturb(work, g, &done) }()
+	go func() { beside <- w.disturb(work, g, &b) }()
 	var looks []look
 	every := max(w.soak/12, 10*time.Second)
 	begun := time.Now()
@@ -72,14 +86,31 @@ func partSoak(ctx context.Context, w *world) error {
 		rows = append(rows, []string{fmt.Sprint(s.at.Round(time.Second)), num(s.rss, 1), fmt.Sprint(s.files), fmt.Sprint(s.routines), num(s.p50, 0), num(s.p99, 0), fmt.Sprint(s.failed)})
 	}
 	w.table([]string{"after", "RSS, MiB", "files", "goroutines", "p50 µs", "p99 µs", "calls that failed"}, rows)
-	w.say("\nMeanwhile: %d activations, %d of them taken back, %d exports.\n", done.applied, done.back, done.exports)
+	w.say("\nMeanwhile: %d activations, %d of them from sticks and %d taken back, %d exports.\n", b.applied, b.sticks, b.back, b.exports)
+	if !b.stick.mounted {
+		w.say("The sticks were folders given to tidegate take: FAT cannot be mounted here.\n")
+	}
+	if b.hub == nil {
+		w.say("No MQTT: mosquitto is not installed.\n")
+		return w.grown(looks)
+	}
+	s := b.hub.collector.Stats()
+	w.say("Over MQTT: %d batches stored in %d commits, %d acknowledgements; %d messages refused.\n", s.Batches, s.Commits, s.Acks, s.Refused)
+	if s.Batches == 0 || s.Refused > 0 {
+		return fmt.Errorf("%d batches came over MQTT, %d messages were refused %v", s.Batches, s.Refused, s.ByWord)
+	}
 	return w.grown(looks)
 }
 
-// besides are the things that were done beside the calls.
-type besides struct{ applied, back, exports int }
+// besides are the things that are done beside the calls.
+type besides struct {
+	applied, sticks, back, exports int
+	hub                            *hub
+	stick                          *stick
+}
 
-// disturb activates a bundle every 15 s, takes every third back, and exports what was recorded.
+// disturb activates a bundle every 15 s, of three one by a stick and one that is taken back, and
+// exports what was recorded.
 func (w *world) disturb(ctx context.Context, g *gateway, done *besides) error {
 	t := time.NewTicker(15 * time.Second)
 	defer t.Stop()
@@ -94,7 +125,21 @@ func (w *world) disturb(ctx context.Context, g *gateway, done *besides) error {
 			return err
 		}
 		back := done.applied%3 == 2
-		if err := w.apply(g, set, back); err != nil {
+		if done.applied%3 == 1 {
+			bundle, err := w.signer.bundle(set)
+			if err != nil {
+				return err
+			}
+			if done.stick.mounted {
+				err = done.stick.give(ctx, bundle)
+			} else {
+				err = done.stick.offer(ctx, w, g, bundle)
+			}
+			if err != nil {
+				return err
+			}
+			done.sticks++
+		} else if err := w.apply(g, set, back); err != nil {
 			return err
 		}
 		done.applied++
@@ -119,20 +164,32 @@ func (w *world) look(g *gateway) (look, error) {
 		return l, err
 	}
 	l.files = len(files)
+	s, err := w.status(g)
+	l.routines = s.Process.Goroutines
+	return l, err
+}
+
+// status is what a soak looks at of a device's status.
+type status struct {
+	Process struct {
+		Goroutines int `json:"goroutines"`
+	} `json:"process"`
+	Bundle struct {
+		State   string `json:"state"`
+		Serving struct {
+			Seq uint64 `json:"seq"`
+		} `json:"serving"`
+	} `json:"bundle"`
+}
+
+func (w *world) status(g *gateway) (s status, err error) {
 	c := exec.Command(w.tidegate, "status", "--json")
 	c.Env = append(os.Environ(), "TIDEGATE_ADMIN_SOCKET="+g.socket)
 	out, err := c.Output()
 	if err != nil {
-		return l, fmt.Errorf("tidegate status: %w", err)
+		return s, fmt.Errorf("tidegate status: %w", err)
 	}
-	var s struct {
-		Process struct {
-			Goroutines int `json:"goroutines"`
-		} `json:"process"`
-	}
-	err = json.Unmarshal(out, &s)
-	l.routines = s.Process.Goroutines
-	return l, err
+	return s, json.Unmarshal(out, &s)
 }
 
 // grown compares the last third of the looks with the first after the start.
