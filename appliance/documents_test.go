@@ -152,3 +152,57 @@ func TestEveryOperationOfEveryDocumentReachesItsBackend(t *testing.T) {
 		})
 	}
 }
+
+// TestPathParametersInEveryStyle calls an API whose document writes path parameters as OpenAPI allows.
+func TestPathParametersInEveryStyle(t *testing.T) {
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.URL.EscapedPath())
+	}))
+	defer echo.Close()
+	document := filepath.Join(t.TempDir(), "places.yaml")
+	text := `openapi: 3.0.3
+info: {title: places, version: "1"}
+x-wso2-basePath: /places
+x-wso2-disable-security: true
+x-tidegate-validate: true
+paths:
+  /at/{where}:
+    parameters:
+      - name: where
+        in: path
+        required: true
+        style: matrix
+        explode: true
+        schema: {type: object, required: [lat], additionalProperties: false, properties: {lat: {type: integer}, lon: {type: integer}}}
+    get: {responses: {"200": {description: a place}}}
+  /of/{list}:
+    get:
+      parameters: [{name: list, in: path, required: true, style: label, schema: {type: array, items: {type: integer}}}]
+      responses: {"200": {description: places}}
+`
+	if err := os.WriteFile(document, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set := projectOf(t, document).Set
+	set.Endpoints[0].Targets[0].URL = echo.URL
+	d := devicetest.Start(t, devicetest.Options{})
+	d.Apply(t, set)
+	const bad = `{"fault":{"code":400, "message":"Bad Request", "description":"#/path/%s, "}}`
+	for path, want := range map[string]answer{
+		"/at/;lat=53;lon=9":   {status: 200, body: "/at/;lat=53;lon=9"},
+		"/at/;lat=x":          {status: 400, body: fmt.Sprintf(bad, "where/lat: expected type: Integer, found: String")},
+		"/at/;lon=9":          {status: 400, body: fmt.Sprintf(bad, "where: required key [lat] not found")},
+		"/at/;lat=1;lat=2":    {status: 400, body: fmt.Sprintf(bad, "where: given more than once")},
+		"/at/53":              {status: 404, body: wsNotFound},
+		"/at//":               {status: 404, body: wsNotFound},
+		"/of/.1,2":            {status: 200, body: "/of/.1,2"},
+		"/of/.1,x":            {status: 400, body: fmt.Sprintf(bad, "list/1: expected type: Integer, found: String")},
+		"/of/1,2":             {status: 400, body: fmt.Sprintf(bad, "list: does not begin with a point")},
+		"/at/;lat=1;%2e%2e":   {status: 400, body: fmt.Sprintf(bad, "where: extraneous key [..] is not permitted")},
+		"/at/;lat=1/../../at": {status: 400, body: wsBad},
+	} {
+		if a := call(t, "GET", d.URL("/places"+path)); a.status != want.status || a.body != want.body {
+			t.Errorf("%s: got %d %s, want %d %s", path, a.status, a.body, want.status, want.body)
+		}
+	}
+}

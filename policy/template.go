@@ -11,7 +11,9 @@ import (
 // CleanTemplate returns a path template in the form that [Operation] holds: with a slash
 // in front and, unless it is "/", none at the end. It refuses what cannot be matched: a
 // query, empty or dot segments, braces that do not pair, two parameters with nothing
-// between them, a parameter twice, and "*" anywhere but as the last segment.
+// between them, a parameter twice, and "*" anywhere but as the last segment. A segment {;NAME}
+// is a parameter of the style matrix (RFC 6570 §3.2.7): it stands for a segment of nothing but a matrix
+// part.
 func CleanTemplate(s string) (string, error) {
 	switch {
 	case s == "" || s[0] != '/':
@@ -55,7 +57,11 @@ func checkSegment(seg string, last bool, names *[]string) error {
 			break
 		}
 		name, tail, closed := strings.Cut(after, "}")
+		matrix := strings.HasPrefix(name, ";")
+		name = strings.TrimPrefix(name, ";")
 		switch {
+		case matrix && closed && len(name)+3 != len(seg):
+			return fmt.Errorf("%q: a parameter of the style matrix must be a whole segment", seg)
 		case !closed || strings.Contains(name, "{"):
 			return fmt.Errorf("braces do not pair in %q", seg)
 		case name == "":
@@ -94,7 +100,7 @@ func checkLiteral(s string) error {
 }
 
 // TemplateShape returns a template with the names of its parameters taken out: two
-// templates of one shape match the same paths.
+// templates of one shape match the same paths. {;} stands for a matrix part.
 func TemplateShape(template string) string {
 	var b strings.Builder
 	for {
@@ -103,8 +109,12 @@ func TemplateShape(template string) string {
 		if !found {
 			return b.String()
 		}
+		if strings.HasPrefix(after, ";") {
+			b.WriteString("{;}")
+		} else {
+			b.WriteString("{}")
+		}
 		_, template, _ = strings.Cut(after, "}")
-		b.WriteString("{}")
 	}
 }
 

@@ -35,6 +35,11 @@ func TestCleanTemplate(t *testing.T) {
 		{"/{}", "", "a parameter without a name"},
 		{"/{a}/{a}", "", `the parameter "a" twice`},
 		{"/{a}{b}", "", "two parameters with nothing between them"},
+		{"/a/{;b}/c", "/a/{;b}/c", ""},
+		{"/a{;b}", "", "must be a whole segment"},
+		{"/{;b}c", "", "must be a whole segment"},
+		{"/{;}", "", "a parameter without a name"},
+		{"/{a}/{;a}", "", `the parameter "a" twice`},
 		{"/" + strings.Repeat("a", 1024), "", "longer than 1024 bytes"},
 	}
 	for _, tt := range tests {
@@ -61,14 +66,14 @@ func FuzzCleanTemplate(f *testing.F) {
 		if err != nil || again != got {
 			t.Errorf("%q became %q, which became %q, %v", s, got, again, err)
 		}
-		if shape := TemplateShape(got); strings.Count(shape, "{}") != strings.Count(got, "{") {
+		if shape := TemplateShape(got); strings.Count(shape, "{}")+strings.Count(shape, "{;}") != strings.Count(got, "{") {
 			t.Errorf("the shape of %q is %q", got, shape)
 		}
 	})
 }
 
 func TestTemplateShape(t *testing.T) {
-	for in, want := range map[string]string{"/a/{b}/c": "/a/{}/c", "/{x}.{y}": "/{}.{}", "/a": "/a", "/": "/"} {
+	for in, want := range map[string]string{"/a/{b}/c": "/a/{}/c", "/{x}.{y}": "/{}.{}", "/a": "/a", "/": "/", "/a/{;b}": "/a/{;}"} {
 		if got := TemplateShape(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}

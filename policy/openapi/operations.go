@@ -67,7 +67,7 @@ func (d *reader) operation(api *policy.API, template, method string, k source.Ke
 		}
 		return
 	}
-	op := policy.Operation{ID: o.Text("operationId"), Method: method, Template: template, Pos: k.Pos}
+	op := policy.Operation{ID: o.Text("operationId"), Method: method, Template: d.matrix(template, o, item), Pos: k.Pos}
 	d.plan(api, &op, o)
 	d.operationSecurity(api, &op, o)
 	d.operationEndpoints(&op, o, item)
@@ -83,6 +83,33 @@ func (d *reader) operation(api *policy.API, template, method string, k source.Ke
 	}
 	d.links(o)
 	api.Operations = append(api.Operations, op)
+}
+
+// matrix returns a template in which the parameters of the style matrix are written as such.
+func (d *reader) matrix(template string, o *source.Object, item *source.Node) string {
+	styles := map[string]*source.Node{} // by name; what the operation says wins
+	for _, list := range []*source.Node{item.Value("parameters"), o.Node.Value("parameters")} {
+		if list == nil {
+			continue
+		}
+		for _, e := range list.List {
+			if p := d.quietly(e); textOf(p.Value("in")) == "path" {
+				styles[textOf(p.Value("name"))] = p
+			}
+		}
+	}
+	for name, p := range styles {
+		if textOf(p.Value("style")) != "matrix" {
+			continue
+		}
+		marked, err := policy.CleanTemplate(strings.Replace(template, "{"+name+"}", "{;"+name+"}", 1))
+		if err != nil {
+			d.r.Errorf(p.Pos, o.Name, "%v", err)
+			continue
+		}
+		template = marked
+	}
+	return template
 }
 
 // plan reads the resource plan of an operation.

@@ -13,12 +13,12 @@ x-wso2-basePath: /a
 x-wso2-production-endpoints: {urls: [http://127.0.0.1:9]}
 x-tidegate-transform: {request: {headers: {set: {X: "{cookie.x}"}}}}
 paths:
-  /b/{id}:
+  /b/x{id}:
     get:
       x-auth-type: None
       x-tidegate-validate: true
       x-tidegate-transform: {request: {path: "/c/{path.nope}"}}
-      parameters: [{name: id, in: path, required: true, style: matrix, schema: {type: string}}]
+      parameters: [{name: id, in: path, required: true, style: matrix, schema: {type: string}}, {name: q, in: query, style: label, schema: {type: string}}]
       responses: {"200": {description: yes}}
 `
 	_, found := Load(fstest.MapFS{
@@ -34,9 +34,10 @@ paths:
 	}
 	for _, want := range []string{
 		"x-tidegate-transform: request headers: X: unknown placeholder {cookie.x}",
-		"x-tidegate-transform: {path.nope}: the path /b/{id} has no such parameter",
+		"x-tidegate-transform: {path.nope}: the path /b/x{id} has no such parameter",
 		"a custom plan cannot bound bodies",
-		`schema: parameter "id": style "matrix" is not supported here`,
+		`template "/b/x{;id}": "x{;id}": a parameter of the style matrix must be a whole segment`,
+		`schema: parameter "q": style "label" is not supported here`,
 	} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("not told: %s\n%s", want, text.String())

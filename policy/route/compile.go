@@ -21,6 +21,7 @@ type node struct {
 	static   map[string]*node // by decoded segment
 	patterns []*pattern       // most literal bytes first, then order of the document
 	param    *node
+	matrix   *node // a segment of a matrix part only
 	star     *node // has a leaf only
 	leaf
 }
@@ -186,6 +187,17 @@ func (c *api) add(a *policy.API, index int) error {
 			at, names = at.star, append(names, "*")
 			break
 		}
+		if name, ok := strings.CutPrefix(seg, "{;"); ok {
+			name = strings.TrimSuffix(name, "}")
+			if name == "" || strings.ContainsAny(name, "{};*") || len(name)+3 != len(seg) {
+				return fmt.Errorf("segment %q: a matrix part is written {;name}", seg)
+			}
+			if at.matrix == nil {
+				at.matrix = new(node)
+			}
+			at, names = at.matrix, append(names, name)
+			continue
+		}
 		lits, params, err := split(seg)
 		if err != nil {
 			return err
@@ -258,6 +270,9 @@ func (n *node) finish() {
 	if n.param != nil {
 		n.param.finish()
 	}
+	if n.matrix != nil {
+		n.matrix.finish()
+	}
 	if n.star != nil {
 		n.star.finish()
 	}
@@ -287,7 +302,7 @@ func split(seg string) (lits, params []string, err error) {
 			return nil, nil, fmt.Errorf("segment %q: two parameters with nothing between them", seg)
 		}
 		name, more, ok := strings.Cut(more, "}")
-		if !ok || name == "" || name == "*" || strings.IndexByte(name, '{') >= 0 {
+		if !ok || name == "" || name == "*" || strings.ContainsAny(name, "{;") {
 			return nil, nil, fmt.Errorf("segment %q: a parameter is written {name}", seg)
 		}
 		params, rest = append(params, name), more

@@ -9,7 +9,8 @@
 // Segments are split at real slashes and then percent-decoded, so that %2F never splits.
 // A trailing slash and matrix parts (";v=1") do not matter for matching. A segment that
 // is empty, or empty before its matrix part, matches nothing, not even "*": backends
-// disagree about "a//b", and a rule must not be passed by with it. The dot segments that an
+// disagree about "a//b", and a rule must not be passed by with it. A template {;name} asks for such a
+// segment: one of a matrix part only, which is then the parameter. The dot segments that an
 // engine cannot see because of a matrix part ("..;x") are 400.
 //
 // Package route does not rewrite paths and knows nothing of query strings.
@@ -95,7 +96,8 @@ func (m *Match) Param(name string) string {
 	return decode(s)
 }
 
-// RawParam returns a path parameter as sent, without its matrix part.
+// RawParam returns a path parameter as sent, without its matrix part; of {;name} the matrix part with
+// its semicolon.
 func (m *Match) RawParam(name string) string {
 	for i, n := range m.names {
 		if n == name {

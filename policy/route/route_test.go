@@ -102,6 +102,42 @@ func TestRestIsWhatTheBackendGets(t *testing.T) {
 	}
 }
 
+// TestMatrixParameters shows templates that ask for a segment of nothing but a matrix part.
+func TestMatrixParameters(t *testing.T) {
+	tab := table(t, api("m", "/m", "GET /at/{;where}", "GET /at/{;where}/day/{day}", "GET /at/{name}", "GET /at/x", "GET /no/{name}"))
+	for path, want := range map[string]string{
+		"/m/at/;where=1":              "/at/{;where} where=;where=1",
+		"/m/at/;lat=1;lon=2/":         "/at/{;where} where=;lat=1;lon=2",
+		"/m/at/;where=a%2Fb/day/7;v=": "/at/{;where}/day/{day} where=;where=a%2Fb day=7",
+		"/m/at/;":                     "/at/{;where} where=;",
+		"/m/at/a;where=1":             "/at/{name} name=a",
+		"/m/at/x;where=1":             "/at/x",
+		"/m/at//":                     "",
+		"/m/at//day/7":                "",
+		"/m/no/;name=1":               "",
+	} {
+		m, err := tab.Match("h", "GET", path, false)
+		got := ""
+		if err == nil {
+			got = m.Op.Template
+			m.Params(func(n, _ string) bool { got += " " + n + "=" + m.RawParam(n); return true })
+		}
+		if got != want {
+			t.Errorf("%s: got %q, %v, want %q", path, got, err, want)
+		}
+	}
+	set := &policy.Set{APIs: []policy.API{api("m", "/m", "GET /{;}", "GET /a{;b}", "GET /{;b", "GET /{;a;b}", "GET /{a;b}", "GET /x/{;a}", "GET /x/{;b}")}}
+	_, err := route.New(set)
+	if err == nil {
+		t.Fatal("templates that are none compiled")
+	}
+	for _, o := range []string{"GET /{;}", "GET /a{;b}", "GET /{;b:", "GET /{;a;b}", "GET /{a;b}", "same calls as GET /x/{;a}"} {
+		if !strings.Contains(err.Error(), o) {
+			t.Errorf("not told: %s in %v", o, err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	only := api("secure", "/s", "GET /x")
 	only.Transports = policy.HTTPS

@@ -95,7 +95,11 @@ func (n *node) walk(m *Match, path string, pos, params int) (*node, verdict) {
 	}
 	s := segment(path, pos)
 	if s.from == s.to {
-		return nil, absent
+		if n.matrix == nil || s.end == s.to { // two slashes
+			return nil, absent
+		}
+		m.spans[params] = span{uint16(s.to), uint16(s.end)}
+		return n.matrix.walk(m, path, s.end, params+1)
 	}
 	if s.dots(path) {
 		return nil, dots

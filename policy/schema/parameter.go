@@ -35,10 +35,9 @@ type parameter struct {
 	header    string // canonical name, of InHeader
 }
 
-// styles are those of OpenAPI, by place. Matrix and its like of RFC 6570 are left out: the matrix
-// part of a segment does not reach a path parameter.
+// styles are those of OpenAPI, by place. A parameter of the style matrix needs a template {;name}.
 var styles = map[policy.Location][]string{
-	policy.InPath:   {"simple", "label"},
+	policy.InPath:   {"simple", "label", "matrix"},
 	policy.InQuery:  {"form", "spaceDelimited", "pipeDelimited", "deepObject"},
 	policy.InHeader: {"simple"},
 	policy.InCookie: {"form"},
@@ -256,9 +255,9 @@ func splitCookies(out []pair, v string) []pair {
 
 // fromPairs reads a query parameter or a cookie. why says what is wrong with its form.
 func (p *parameter) fromPairs(pairs []pair) (v any, found bool, why string) {
-	decode := url.QueryUnescape
-	if p.In == policy.InCookie {
-		decode = url.PathUnescape
+	decode := url.PathUnescape
+	if p.In == policy.InQuery {
+		decode = url.QueryUnescape // where "+" is a blank
 	}
 	if p.kinds&isObject != 0 && (p.Style == "deepObject" || p.Explode && p.kinds&isArray == 0) {
 		return p.members(pairs, decode)
@@ -381,6 +380,9 @@ func (p *parameter) text(raw string, separators []string, decode func(string) (s
 
 // path reads a path parameter.
 func (p *parameter) path(raw string) (any, string) {
+	if p.Style == "matrix" {
+		return p.matrix(raw)
+	}
 	separators := []string{","}
 	if p.Style == "label" {
 		rest, ok := strings.CutPrefix(raw, ".")
@@ -393,6 +395,44 @@ func (p *parameter) path(raw string) (any, string) {
 		}
 	}
 	return p.text(raw, separators, url.PathUnescape)
+}
+
+// matrix reads a path parameter that is a matrix part: names and values as in a query, of nothing
+// but this parameter.
+func (p *parameter) matrix(raw string) (any, string) {
+	rest, ok := strings.CutPrefix(raw, ";")
+	if !ok {
+		return nil, "does not begin with a semicolon"
+	}
+	spread := p.kinds&isObject != 0 && p.Explode && p.kinds&isArray == 0
+	members := map[string]any{}
+	var pairs []pair
+	for part := range strings.SplitSeq(rest, ";") {
+		name, value, _ := strings.Cut(part, "=")
+		name, err := url.PathUnescape(name)
+		switch {
+		case err != nil:
+			return nil, badEscape
+		case !spread && name != p.Name:
+			return nil, "holds another parameter"
+		case !spread:
+			pairs = append(pairs, pair{name, value})
+			continue
+		}
+		s, err := url.PathUnescape(value)
+		if err != nil {
+			return nil, badEscape
+		}
+		if _, dup := members[name]; dup {
+			return nil, twice
+		}
+		members[name] = scalar(s, p.props[name])
+	}
+	if spread {
+		return members, ""
+	}
+	v, _, why := p.fromPairs(pairs)
+	return v, why
 }
 
 // fromHeader reads a header; several lines are one list (RFC 9110 §5.3).

@@ -231,6 +231,17 @@ func TestParameters(t *testing.T) {
 		{"path list", p(pa, "simple", false, list), "1,2", ""},
 		{"path label", p(pa, "label", true, list), ".1.2", ""},
 		{"path label without its point", p(pa, "label", true, list), "1.2", "#/path/p: does not begin with a point, "},
+		{"path matrix", p(pa, "matrix", false, `{"type":"integer","maximum":5}`), ";p=7", "#/path/p: 7 is not less or equal to 5, "},
+		{"path matrix without its semicolon", p(pa, "matrix", false, list), "1,2", "#/path/p: does not begin with a semicolon, "},
+		{"path matrix of another name", p(pa, "matrix", false, list), ";q=1", "#/path/p: holds another parameter, "},
+		{"path matrix with more", p(pa, "matrix", false, `{"type":"integer"}`), ";p=1;q=1", "#/path/p: holds another parameter, "},
+		{"path matrix twice", p(pa, "matrix", false, `{"type":"integer"}`), ";p=1;%70=2", "#/path/p: given more than once, "},
+		{"path matrix, list twice in one", p(pa, "matrix", false, list), ";p=1;p=2", "#/path/p: given more than once, "},
+		{"path matrix, a wrong element", p(pa, "matrix", true, list), ";p=1;p=x", "#/path/p/1: expected type: Integer, found: String, "},
+		{"path matrix, a member twice", p(pa, "matrix", true, object), ";R=1;R=2", "#/path/p: given more than once, "},
+		{"path matrix, an unknown member", p(pa, "matrix", true, `{"type":"object","additionalProperties":false,"properties":{"R":{}}}`), ";R=1;Z=2", "#/path/p: extraneous key [Z] is not permitted, "},
+		{"path matrix, bad escape", p(pa, "matrix", true, object), ";R=%zz", "#/path/p: bad percent escape, "},
+		{"path matrix, plus is no blank", p(pa, "matrix", false, `{"const":"a+b"}`), ";p=a+b", ""},
 		{"path UUID", p(pa, "simple", false, `{"type":"string","format":"uuid"}`), "x", "#/path/p: [x] is not a valid uuid, "},
 		{"cookie", p(co, "form", true, `{"type":"integer"}`), "a=1; p=7", ""},
 		{"cookie twice", p(co, "form", true, `{"type":"integer"}`), "p=1; p=7", "#/cookie/p: given more than once, "},
@@ -251,6 +262,55 @@ func TestParameters(t *testing.T) {
 		}
 		if _, got := told(t, c.Request(call, path, 100)); got != tt.want {
 			t.Errorf("%s (%s): got %q, want %q", tt.name, tt.value, got, tt.want)
+		}
+	}
+}
+
+// TestStylesOfTheStandard holds the table "Style Examples" of OpenAPI (3.0.4, 3.1.1; "Parameter
+// Object"): each way to write a text, a list and an object is read as that value.
+func TestStylesOfTheStandard(t *testing.T) {
+	const text, list = `{"type":"string","const":"blue"}`, `{"type":"array","items":{"type":"string"},"const":["blue","black","brown"]}`
+	const object = `{"type":"object","properties":{"R":{"type":"integer"},"G":{"type":"integer"},"B":{"type":"integer"}},"const":{"R":100,"G":200,"B":150}}`
+	for _, tt := range []struct {
+		in                policy.Location
+		style             string
+		explode           bool
+		text, list, value string
+	}{
+		{policy.InPath, "matrix", false, ";p=blue", ";p=blue,black,brown", ";p=R,100,G,200,B,150"},
+		{policy.InPath, "matrix", true, ";p=blue", ";p=blue;p=black;p=brown", ";R=100;G=200;B=150"},
+		{policy.InPath, "label", false, ".blue", ".blue,black,brown", ".R,100,G,200,B,150"},
+		{policy.InPath, "label", true, ".blue", ".blue.black.brown", ".R=100.G=200.B=150"},
+		{policy.InPath, "simple", false, "blue", "blue,black,brown", "R,100,G,200,B,150"},
+		{policy.InPath, "simple", true, "blue", "blue,black,brown", "R=100,G=200,B=150"},
+		{policy.InHeader, "simple", false, "blue", "blue,black,brown", "R,100,G,200,B,150"},
+		{policy.InHeader, "simple", true, "blue", "blue,black,brown", "R=100,G=200,B=150"},
+		{policy.InQuery, "form", false, "p=blue", "p=blue,black,brown", "p=R,100,G,200,B,150"},
+		{policy.InQuery, "form", true, "p=blue", "p=blue&p=black&p=brown", "R=100&G=200&B=150"},
+		{policy.InCookie, "form", false, "p=blue", "p=blue,black,brown", "p=R,100,G,200,B,150"},
+		{policy.InQuery, "spaceDelimited", false, "", "p=blue%20black%20brown", "p=R%20100%20G%20200%20B%20150"},
+		{policy.InQuery, "pipeDelimited", false, "", "p=blue%7Cblack%7Cbrown", "p=R%7C100%7CG%7C200%7CB%7C150"},
+		{policy.InQuery, "deepObject", true, "", "", "p%5BR%5D=100&p%5BG%5D=200&p%5BB%5D=150"},
+	} {
+		for schema, sent := range map[string]string{text: tt.text, list: tt.list, object: tt.value} {
+			if sent == "" {
+				continue
+			}
+			c := compileT(t, policy.Schema{Parameters: []policy.Parameter{{Name: "p", In: tt.in, Style: tt.style, Explode: tt.explode, Required: true, Schema: []byte(schema)}}})
+			call, path := policytest.New("GET", "/"), params{}
+			switch tt.in {
+			case policy.InQuery:
+				call.RawQuery = sent
+			case policy.InHeader:
+				call.Add("P", sent)
+			case policy.InCookie:
+				call.Add("Cookie", sent)
+			case policy.InPath:
+				path["p"] = sent
+			}
+			if _, why := told(t, c.Request(call, path, 100)); why != "" {
+				t.Errorf("%s explode %v %q: %s", tt.style, tt.explode, sent, why)
+			}
 		}
 	}
 }
@@ -281,7 +341,7 @@ func TestSchemasThatDoNotCompile(t *testing.T) {
 		"bad keyword":    {Body: []byte(`{"minLength":-1}`)},
 		"look-ahead":     {Body: []byte(`{"pattern":"(?=a)"}`)},
 		"not JSON":       {Body: []byte(`{`)},
-		"unknown style":  {Parameters: []policy.Parameter{{Name: "p", In: policy.InPath, Style: "matrix"}}},
+		"unknown style":  {Parameters: []policy.Parameter{{Name: "p", In: policy.InPath, Style: "form"}}},
 		"unknown place":  {Parameters: []policy.Parameter{{Name: "p"}}},
 		"bad parameter":  {Parameters: []policy.Parameter{{Name: "p", In: policy.InQuery, Schema: []byte(`{"type":"x"}`)}}},
 	} {

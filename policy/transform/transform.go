@@ -86,7 +86,7 @@ func CheckFor(t *policy.Transform, pathTemplate string) error {
 			switch {
 			case p.from != fromPath:
 			case p.text == "*" && strings.HasSuffix(pathTemplate, "/*"):
-			case !strings.Contains(pathTemplate, "{"+p.text+"}"):
+			case !strings.Contains(pathTemplate, "{"+p.text+"}") && !strings.Contains(pathTemplate, "{;"+p.text+"}"):
 				errs = append(errs, fmt.Errorf("{path.%s}: the path %s has no such parameter", p.text, pathTemplate))
 			}
 		}
