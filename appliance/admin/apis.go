@@ -43,8 +43,8 @@ func APIs(g *gateway.Gateway) []APIView {
 	if set == nil {
 		return out
 	}
-	counts := map[string]*gateway.OpStats{}
-	g.Stats().Each(func(o *gateway.OpStats) { counts[o.API+"\x00"+o.Version+"\x00"+o.Method+"\x00"+o.Template] = o })
+	counts := map[gateway.OpName]*gateway.OpCounts{}
+	g.Stats().Each(func(o *gateway.OpStats) { counts[o.OpName] = o.Counts() })
 	group := func(r policy.EndpointRef) string {
 		if r == 0 {
 			return ""
@@ -57,7 +57,7 @@ func APIs(g *gateway.Gateway) []APIView {
 		for k := range p.Operations {
 			o := &p.Operations[k]
 			ov := OperationView{Method: o.Method, Template: o.Template, ID: o.ID, Secured: len(o.Security) > 0, Scopes: o.Scopes, Plan: o.Plan, Answers: map[string]uint64{}}
-			if c := counts[p.Name+"\x00"+p.Version+"\x00"+o.Method+"\x00"+o.Template]; c != nil {
+			if c := counts[gateway.OpName{API: p.Name, Version: p.Version, Method: o.Method, Template: o.Template}]; c != nil {
 				var n uint64
 				for class := range c.Classes {
 					if k := c.Classes[class].Load(); k > 0 {

@@ -122,8 +122,9 @@ func (a *API) traceCalls(e *exposition) {
 	stats := a.d.Gateway.Stats()
 	e.head("tidegate_requests_total", "counter", "Calls answered, by operation of the bundle and class of the status.")
 	stats.Each(func(o *gateway.OpStats) {
-		for class := range o.Classes {
-			if n := o.Classes[class].Load(); n > 0 {
+		c := o.Counts()
+		for class := range c.Classes {
+			if n := c.Classes[class].Load(); n > 0 {
 				e.counter("tidegate_requests_total", "", n, label{"api", o.API}, label{"version", o.Version}, label{"method", o.Method},
 					label{"template", o.Template}, label{"class", className(class)})
 			}
@@ -131,7 +132,7 @@ func (a *API) traceCalls(e *exposition) {
 	})
 	e.head("tidegate_request_seconds_total", "counter", "Time spent on calls, by operation of the bundle.")
 	stats.Each(func(o *gateway.OpStats) {
-		if n := o.Micros.Load(); n > 0 {
+		if n := o.Counts().Micros.Load(); n > 0 {
 			metrics.WriteCounterFloat64(e.w, seriesName("tidegate_request_seconds_total", label{"api", o.API}, label{"version", o.Version},
 				label{"method", o.Method}, label{"template", o.Template}), float64(n)/1e6)
 		}

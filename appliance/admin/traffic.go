@@ -34,20 +34,21 @@ type TrafficRow struct {
 
 func (t *TrafficRow) add(o *gateway.OpStats) {
 	any := false
-	for i := range o.Classes {
-		n := o.Classes[i].Load()
+	c := o.Counts()
+	for i := range c.Classes {
+		n := c.Classes[i].Load()
 		t.Answers[i] += n
 		any = any || n > 0
 	}
 	if !any {
 		return
 	}
-	t.Micros += o.Micros.Load()
+	t.Micros += c.Micros.Load()
 	if t.Buckets == nil {
-		t.Buckets = make([]uint64, len(o.Buckets))
+		t.Buckets = make([]uint64, len(c.Buckets))
 	}
-	for i := range o.Buckets {
-		t.Buckets[i] += o.Buckets[i].Load()
+	for i := range c.Buckets {
+		t.Buckets[i] += c.Buckets[i].Load()
 	}
 }
 
@@ -154,8 +155,9 @@ func (a *API) Run(ctx context.Context) error {
 
 func (a *API) totals() (t totals) {
 	add := func(o *gateway.OpStats) {
-		for i := range o.Classes {
-			n := o.Classes[i].Load()
+		c := o.Counts()
+		for i := range c.Classes {
+			n := c.Classes[i].Load()
 			t.answers += n
 			switch i {
 			case 4:
@@ -164,9 +166,9 @@ func (a *API) totals() (t totals) {
 				t.server += n
 			}
 		}
-		t.micros += o.Micros.Load()
-		for i := range o.Buckets {
-			t.buckets[i] += o.Buckets[i].Load()
+		t.micros += c.Micros.Load()
+		for i := range c.Buckets {
+			t.buckets[i] += c.Buckets[i].Load()
 		}
 	}
 	a.d.Gateway.Stats().Each(add)

@@ -164,7 +164,7 @@ func (e *Edition) prepare(i int) (err error) {
 		if err := e.messages(a, spec, op); err != nil {
 			return fmt.Errorf("%s %s: %w", spec.Method, spec.Template, err)
 		}
-		op.stats = e.gw.stats.operation(a.Name, a.Version, spec.Method, spec.Template)
+		op.stats = e.gw.stats.operation(OpName{a.Name, a.Version, spec.Method, spec.Template})
 	}
 	return nil
 }

@@ -20,24 +20,47 @@ var bounds = func() (d [len(Bounds)]time.Duration) {
 // gone make room at the next activation.
 const maxOperations = 20_000
 
-// OpStats are the counts of one operation. They outlive editions: the same operation of
-// the next bundle goes on counting. All fields may be read at any time.
-type OpStats struct {
-	API, Version, Method, Template string
+// An OpName names an operation of any edition.
+type OpName struct{ API, Version, Method, Template string }
 
+// OpStats are the counts of one operation. They outlive editions: the same operation of
+// the next bundle goes on counting.
+type OpStats struct {
+	OpName
+	counts atomic.Pointer[OpCounts] // nil before the first call: most operations never see one
+}
+
+// OpCounts are counts of answers. All fields may be read at any time.
+type OpCounts struct {
 	Classes [6]atomic.Uint64 // by first digit of the status; 0: none was sent
 	Micros  atomic.Uint64    // latency, summed
 	Buckets [len(Bounds) + 1]atomic.Uint64
 }
 
+// none are the counts of an operation without calls.
+var none OpCounts
+
+// Counts returns the counts of o, for reading.
+func (o *OpStats) Counts() *OpCounts {
+	if c := o.counts.Load(); c != nil {
+		return c
+	}
+	return &none
+}
+
 func (o *OpStats) count(status int, d time.Duration) {
-	o.Classes[class(status)].Add(1)
-	o.Micros.Add(uint64(d.Microseconds()))
+	c := o.counts.Load()
+	if c == nil {
+		o.counts.CompareAndSwap(nil, new(OpCounts))
+		c = o.counts.Load()
+	}
+	c.Classes[class(status)].Add(1)
+	c.Micros.Add(uint64(d.Microseconds()))
 	i := 0
 	for i < len(bounds) && d > bounds[i] {
 		i++
 	}
-	o.Buckets[i].Add(1)
+	c.Buckets[i].Add(1)
 }
 
 func class(status int) int {
@@ -52,7 +75,7 @@ type Stats struct {
 	other OpStats // calls that matched no operation
 
 	mu    sync.Mutex
-	ops   map[string]*OpStats
+	ops   map[OpName]*OpStats
 	order []*OpStats
 	codes sync.Map // fault code → *atomic.Uint64; as many as there are codes
 
@@ -60,21 +83,20 @@ type Stats struct {
 	remembered, checked atomic.Uint64 // authenticated calls, by how
 }
 
-func newStats() *Stats { return &Stats{ops: map[string]*OpStats{}} }
+func newStats() *Stats { return &Stats{ops: map[OpName]*OpStats{}} }
 
 // operation returns the counts of an operation, made at activation.
-func (s *Stats) operation(api, version, method, template string) *OpStats {
-	key := api + "\x00" + version + "\x00" + method + "\x00" + template
+func (s *Stats) operation(name OpName) *OpStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o := s.ops[key]; o != nil {
+	if o := s.ops[name]; o != nil {
 		return o
 	}
 	if len(s.order) >= maxOperations {
 		return &s.other
 	}
-	o := &OpStats{API: api, Version: version, Method: method, Template: template}
-	s.ops[key] = o
+	o := &OpStats{OpName: name}
+	s.ops[name] = o
 	s.order = append(s.order, o)
 	return o
 }

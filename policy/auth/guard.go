@@ -46,7 +46,7 @@ type apiRules struct {
 	suffices bool // the certificate alone
 	cas      authorities
 	keys     []place
-	ops      []opRules
+	ops      []*opRules
 }
 
 // place is where an API key may be.
@@ -174,14 +174,28 @@ func compileAPI(set *policy.Set, a *policy.API, cas []namedAuthorities) (apiRule
 	if len(r.keys) > maxPlaces {
 		errs = append(errs, fmt.Errorf("API keys may come from %d places, at most %d are possible", len(r.keys), maxPlaces))
 	}
-	r.ops = make([]opRules, len(a.Operations))
+	r.ops = make([]*opRules, len(a.Operations))
 	for i := range a.Operations {
-		if r.ops[i], err = compileOp(a, &a.Operations[i], keyOf, r.keys); err != nil {
-			errs = append(errs, fmt.Errorf("%s %s: %w", a.Operations[i].Method, a.Operations[i].Template, err))
+		o := &a.Operations[i]
+		if i > 0 && asks(o, &a.Operations[i-1]) {
+			r.ops[i] = r.ops[i-1]
+			continue
 		}
-		r.ops[i].carry(&r)
+		compiled, err := compileOp(a, o, keyOf, r.keys)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %s: %w", o.Method, o.Template, err))
+		}
+		compiled.carry(&r)
+		r.ops[i] = &compiled
 	}
 	return r, errors.Join(errs...)
+}
+
+// asks reports whether two operations of one API ask for the same.
+func asks(o, p *policy.Operation) bool {
+	return slices.Equal(o.Scopes, p.Scopes) && slices.EqualFunc(o.Security, p.Security, func(a, b policy.Alternative) bool {
+		return slices.EqualFunc(a, b, func(u, v policy.Use) bool { return u.Scheme == v.Scheme && slices.Equal(u.Scopes, v.Scopes) })
+	})
 }
 
 func compileOp(a *policy.API, o *policy.Operation, keyOf []int, keys []place) (opRules, error) {
@@ -276,7 +290,7 @@ func (g *Guard) Authenticate(ctx context.Context, call policy.Call, m *route.Mat
 		return nil, refuse(fault.Unclassified, errors.New("the match is of another edition"))
 	}
 	a := &g.apis[m.APIIndex]
-	o := &a.ops[m.OpIndex]
+	o := a.ops[m.OpIndex]
 	if len(o.alternatives) == 0 && a.mutual != policy.MutualMandatory {
 		return nobody, nil
 	}

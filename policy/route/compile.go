@@ -18,7 +18,8 @@ type api struct {
 
 // node is a place in the tree of one API.
 type node struct {
-	static   map[string]*node // by decoded segment
+	edges    []edge           // by static segment, while they are few
+	static   map[string]*node // by static segment, when there are many
 	patterns []*pattern       // most literal bytes first, then order of the document
 	param    *node
 	matrix   *node // a segment of a matrix part only
@@ -26,11 +27,26 @@ type node struct {
 	leaf
 }
 
+// edge leads to the node of a decoded segment.
+type edge struct {
+	segment string
+	to      *node
+}
+
+// manyEdges is from where a map finds a segment sooner than a look at each.
+const manyEdges = 9
+
 // leaf is what a path that ends at a node offers.
-type leaf struct {
-	ops     []op
-	methods []string // of ops, ascending
-	allow   string   // methods, joined
+type leaf struct{ ops []op }
+
+// methods returns the methods of l, ascending.
+func (l *leaf) methods() []string {
+	m := make([]string, len(l.ops))
+	for i := range l.ops {
+		m[i] = l.ops[i].method
+	}
+	slices.Sort(m)
+	return m
 }
 
 type op struct {
@@ -225,13 +241,10 @@ func (c *api) add(a *policy.API, index int) error {
 func (n *node) child(lits []string) *node {
 	switch {
 	case len(lits) == 1:
-		next := n.static[lits[0]]
+		next := n.to(lits[0])
 		if next == nil {
 			next = new(node)
-			if n.static == nil {
-				n.static = make(map[string]*node)
-			}
-			n.static[lits[0]] = next
+			n.join(lits[0], next)
 		}
 		return next
 	case len(lits) == 2 && lits[0] == "" && lits[1] == "":
@@ -253,14 +266,41 @@ func (n *node) child(lits []string) *node {
 	return p.next
 }
 
-// finish orders patterns and writes down the methods of n and of all below it.
+// to returns the node of a static segment, or nil.
+func (n *node) to(segment string) *node {
+	if n.static != nil {
+		return n.static[segment]
+	}
+	for i := range n.edges {
+		if n.edges[i].segment == segment {
+			return n.edges[i].to
+		}
+	}
+	return nil
+}
+
+// join adds the node of a static segment.
+func (n *node) join(segment string, next *node) {
+	if n.static == nil && len(n.edges) < manyEdges-1 {
+		n.edges = append(n.edges, edge{segment, next})
+		return
+	}
+	if n.static == nil {
+		n.static = make(map[string]*node)
+		for _, e := range n.edges {
+			n.static[e.segment] = e.to
+		}
+		n.edges = nil
+	}
+	n.static[segment] = next
+}
+
+// finish orders the patterns of n and of all below it.
 func (n *node) finish() {
 	slices.SortStableFunc(n.patterns, func(a, b *pattern) int { return b.weight - a.weight })
-	for i := range n.ops {
-		n.methods = append(n.methods, n.ops[i].method)
+	for _, e := range n.edges {
+		e.to.finish()
 	}
-	slices.Sort(n.methods)
-	n.allow = strings.Join(n.methods, ", ")
 	for _, c := range n.static {
 		c.finish()
 	}

@@ -17,6 +17,7 @@
 package route
 
 import (
+	"strings"
 	"tidegate/policy"
 	"tidegate/policy/fault"
 )
@@ -71,18 +72,18 @@ func (t *Table) Match(host, method, path string, tls bool) (Match, error) {
 			return m, nil
 		}
 	}
-	return Match{}, &fault.Error{Fault: fault.MethodNot, Allow: n.allow}
+	return Match{}, &fault.Error{Fault: fault.MethodNot, Allow: strings.Join(n.methods(), ", ")}
 }
 
 // Methods returns the index of the API that answers on a path and the methods declared
-// there, for a preflight. The slice belongs to the table. The errors are those of Match but for MethodNot.
+// there, for a preflight. The errors are those of Match but for MethodNot.
 func (t *Table) Methods(host, path string, tls bool) (apiIndex int, methods []string, err error) {
 	m := Match{path: path}
 	n, err := t.find(&m, host, path, tls)
 	if err != nil {
 		return 0, nil, err
 	}
-	return m.APIIndex, n.methods, nil
+	return m.APIIndex, n.methods(), nil
 }
 
 // Param returns a path parameter, percent-decoded and without its matrix part; "" when

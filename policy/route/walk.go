@@ -104,18 +104,9 @@ func (n *node) walk(m *Match, path string, pos, params int) (*node, verdict) {
 	if s.dots(path) {
 		return nil, dots
 	}
-	if n.static != nil {
-		var next *node
-		if s.escaped {
-			var room [128]byte
-			next = n.static[string(appendDecoded(room[:0], path[s.from:s.to]))]
-		} else {
-			next = n.static[path[s.from:s.to]]
-		}
-		if next != nil {
-			if l, v := next.walk(m, path, s.end, params); v != absent {
-				return l, v
-			}
+	if next := n.next(path, s); next != nil {
+		if l, v := next.walk(m, path, s.end, params); v != absent {
+			return l, v
 		}
 	}
 	for _, p := range n.patterns {
@@ -136,6 +127,27 @@ func (n *node) walk(m *Match, path string, pos, params int) (*node, verdict) {
 		return n.star, rest(path, s)
 	}
 	return nil, absent
+}
+
+// next returns the node of a static segment, or nil.
+func (n *node) next(path string, s seg) *node {
+	if !s.escaped {
+		return n.to(path[s.from:s.to])
+	}
+	if n.static == nil && n.edges == nil {
+		return nil
+	}
+	var room [128]byte
+	text := appendDecoded(room[:0], path[s.from:s.to])
+	if n.static != nil {
+		return n.static[string(text)]
+	}
+	for i := range n.edges {
+		if n.edges[i].segment == string(text) {
+			return n.edges[i].to
+		}
+	}
+	return nil
 }
 
 // rest judges the segments that an asterisk stands for, from s on.

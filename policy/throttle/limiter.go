@@ -84,7 +84,9 @@ func (l *Limiter) most() int {
 	}
 	for _, api := range l.operations {
 		for i := range api {
-			ops = max(ops, api[i].plan.most())
+			if l := api[i].limit; l != nil {
+				ops = max(ops, l.plan.most())
+			}
 		}
 	}
 	n := subs + apps + ops
@@ -115,47 +117,66 @@ func (l *Limiter) compileOperations(c *compiler, set *policy.Set, resource map[s
 	for i := range set.APIs {
 		api := &set.APIs[i]
 		what := fmt.Sprintf("api %q", api.Name)
-		whole := find(policy.LevelAPI, api.Plan, what)
+		in := &area{
+			limiter: l, base: api.BasePath, version: api.Version, tenant: tenantOf(api.Owner),
+			scope: ":" + api.BasePath + ":" + api.Version, blocked: c.apiBlocked(set.Blocked, api),
+		}
+		whole := newLimit(find(policy.LevelAPI, api.Plan, what), in.scope[1:])
 		l.operations[i] = make([]Operation, len(api.Operations))
 		for j := range api.Operations {
-			op := &api.Operations[j]
 			o := &l.operations[i][j]
-			*o = Operation{
-				limiter: l, base: api.BasePath, version: api.Version, tenant: tenantOf(api.Owner),
-				resource:   api.BasePath + op.Template + ":" + op.Method,
-				scope:      ":" + api.BasePath + ":" + api.Version,
-				apiBlocked: c.apiBlocked(set.Blocked, api),
+			*o = Operation{area: in, op: &api.Operations[j], limit: whole}
+			if whole == nil { // else one counter for all operations: an operation's own plan is ignored
+				plan := find(policy.LevelOperation, o.op.Plan, what+": "+o.op.Method+" "+o.op.Template)
+				o.limit = newLimit(plan, string(o.appendResource(nil)))
 			}
-			subject := o.resource
-			if o.plan = whole; whole != nil {
-				// One counter for all operations; an operation's own plan is ignored.
-				subject = api.BasePath + ":" + api.Version
-			} else {
-				o.plan = find(policy.LevelOperation, op.Plan, what+": "+op.Method+" "+op.Template)
-			}
-			o.subject = subject
-			o.fixed = o.plan.claims(nil, subject)
 		}
 	}
+}
+
+// An area is what the operations of one API have in common.
+type area struct {
+	limiter               *Limiter
+	base, version, tenant string
+	scope                 string // ":base:version"
+	blocked               bool
+}
+
+// A limit is the plan of an API or an operation with its counter.
+type limit struct {
+	plan    *plan
+	subject string
+	fixed   []Claim // of plan, when it has no groups
+}
+
+// newLimit returns nil when there is no plan.
+func newLimit(p *plan, subject string) *limit {
+	if p == nil {
+		return nil
+	}
+	return &limit{plan: p, subject: subject, fixed: p.claims(nil, subject)}
 }
 
 // An Operation is what is limited at one operation. Its methods are safe for concurrent
 // use and allocate nothing, unless dst is too small or a condition looks at the query.
 type Operation struct {
-	limiter *Limiter
-	plan    *plan // of the API or of the operation; nil: none
-	subject string
-	fixed   []Claim // of plan, when no group matches
+	*area
+	op    *policy.Operation
+	limit *limit // nil: none
+}
 
-	base, version, tenant string
-	resource, scope       string
-	apiBlocked            bool
+// appendResource appends the name of the operation: base path, template, method.
+func (o *Operation) appendResource(b []byte) []byte {
+	b = append(b, o.base...)
+	b = append(b, o.op.Template...)
+	b = append(b, ':')
+	return append(b, o.op.Method...)
 }
 
 // Blocked reports whether a block condition refuses the call. It comes before every
 // limit; who is nil for an unsecured operation.
 func (o *Operation) Blocked(call policy.Call, who *policy.Principal) bool {
-	return o.apiBlocked || o.limiter.blocks.match(call.Client(), who)
+	return o.blocked || o.limiter.blocks.match(call.Client(), who)
 }
 
 // Claims appends the claims of a call to dst, in the order of the levels. who is nil or
@@ -167,11 +188,11 @@ func (o *Operation) Blocked(call policy.Call, who *policy.Principal) bool {
 func (o *Operation) Claims(dst []Claim, call policy.Call, who *policy.Principal) ([]Claim, error) {
 	first := len(dst)
 	var buf [512]byte
-	if o.plan != nil {
-		if len(o.plan.groups) == 0 {
-			dst = append(dst, o.fixed...)
+	if l := o.limit; l != nil {
+		if len(l.plan.groups) == 0 {
+			dst = append(dst, l.fixed...)
 		} else {
-			dst = o.plan.appendClaims(dst, append(buf[:0], o.subject...), call, who)
+			dst = l.plan.appendClaims(dst, append(buf[:0], l.subject...), call, who)
 		}
 	}
 	dst, err := o.subscription(dst, buf[:0], call, who)
@@ -204,7 +225,7 @@ func (o *Operation) Claims(dst []Claim, call policy.Call, who *policy.Principal)
 // that they may be kept beside a verified token: no condition, custom plan, address or
 // body length decides them.
 func (o *Operation) Static(who *policy.Principal) bool {
-	if who == nil || who.Kind == 0 || len(o.limiter.custom) > 0 || !o.plan.static() {
+	if who == nil || who.Kind == 0 || len(o.limiter.custom) > 0 || o.limit != nil && !o.limit.plan.static() {
 		return false
 	}
 	if who.SubscriptionPlan == policy.Unauthenticated {

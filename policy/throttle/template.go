@@ -144,7 +144,7 @@ func (t template) fill(b []byte, o *Operation, call policy.Call, who *policy.Pri
 func (v *variable) fill(b []byte, o *Operation, call policy.Call, who *policy.Principal) []byte {
 	switch v.what {
 	case resourceKey:
-		return append(b, o.resource...)
+		return o.appendResource(b)
 	case apiContext:
 		return append(b, o.base...)
 	case apiVersion:
