@@ -14,7 +14,6 @@ import (
 	"tidegate/policy/refusal"
 	"tidegate/sync/bundle"
 	"tidegate/sync/bundle/write"
-	"tidegate/sync/intake"
 	"tidegate/sync/trust"
 	"time"
 
@@ -107,7 +106,7 @@ func (a *app) buildSystem(image string, f systemFlags) error {
 			Hardware: []string{name}, Selectors: selectors,
 			Activation: &bundle.Activation{Mode: mode, Window: uint64(f.window / time.Second), Attempts: f.attempts}, //nolint:gosec // judged by the format
 		},
-		Files: []write.File{part(intake.SystemKernel, slot.Kernel), part(intake.SystemRoot, slot.Root), write.Bytes(intake.SystemAbout, []byte(about.String()))},
+		Files: []write.File{part(bundle.SystemKernel, slot.Kernel), part(bundle.SystemRoot, slot.Root), write.Bytes(bundle.SystemAbout, []byte(about.String()))},
 		Roots: o.roots,
 	})
 	if err != nil {

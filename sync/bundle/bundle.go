@@ -21,6 +21,13 @@ import (
 	"tidegate/sync/trust"
 )
 
+// The files of a system bundle.
+const (
+	SystemRoot   = "system/root"   // squashfs
+	SystemKernel = "system/kernel" // gzipped
+	SystemAbout  = "system/about"  // lines NAME=VALUE: BOARD, VERSION, STATE
+)
+
 // Word is the word in the magic of a bundle.
 const Word = "tide-bundle"
 

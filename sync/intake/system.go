@@ -64,13 +64,6 @@ const (
 	GiveUp = "give-up" // the place is not started any more
 )
 
-// The files of a system bundle.
-const (
-	SystemRoot   = "system/root"   // squashfs
-	SystemKernel = "system/kernel" // gzipped
-	SystemAbout  = "system/about"  // lines NAME=VALUE: BOARD, VERSION, STATE
-)
-
 const (
 	maxAbout     = 400 // bytes; the place has one sector for it
 	restartLimit = 10 * time.Minute
@@ -113,7 +106,7 @@ func (d *Desk) checkSystem(b *bundle.Reader) (Edition, error) {
 	}
 	form, err := strconv.ParseUint(i.About["STATE"], 10, 32)
 	if err != nil {
-		return nil, refusal.New(refusal.Compile, "path %q: STATE %q is not a number", SystemAbout, i.About["STATE"])
+		return nil, refusal.New(refusal.Compile, "path %q: STATE %q is not a number", bundle.SystemAbout, i.About["STATE"])
 	}
 	if form > d.o.Form {
 		return nil, refusal.New(refusal.Runtime, "it keeps the state in form %d, and what runs here reads forms up to %d: there would be no way back", form, d.o.Form).
@@ -132,13 +125,13 @@ func systemImage(b *bundle.Reader) (SystemImage, error) {
 		}
 		return SystemPart{Size: int64(f.Size), Open: func() (io.Reader, error) { return b.Open(path) }}, true //nolint:gosec // bounded by the format
 	}
-	root, ok1 := part(SystemRoot)
-	kernel, ok2 := part(SystemKernel)
-	_, ok3 := part(SystemAbout)
+	root, ok1 := part(bundle.SystemRoot)
+	kernel, ok2 := part(bundle.SystemKernel)
+	_, ok3 := part(bundle.SystemAbout)
 	if !ok1 || !ok2 || !ok3 || len(m.Files) != 3 {
-		return SystemImage{}, refusal.New(refusal.Compile, "a system bundle holds %s, %s and %s, and nothing else", SystemRoot, SystemKernel, SystemAbout)
+		return SystemImage{}, refusal.New(refusal.Compile, "a system bundle holds %s, %s and %s, and nothing else", bundle.SystemRoot, bundle.SystemKernel, bundle.SystemAbout)
 	}
-	text, err := b.ReadFile(SystemAbout, maxAbout)
+	text, err := b.ReadFile(bundle.SystemAbout, maxAbout)
 	if err != nil {
 		return SystemImage{}, err
 	}
@@ -146,17 +139,17 @@ func systemImage(b *bundle.Reader) (SystemImage, error) {
 	for line := range strings.Lines(string(text)) {
 		name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		if !ok || about[name] != "" || strings.ContainsFunc(line, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }) {
-			return SystemImage{}, refusal.New(refusal.Compile, "path %q: want lines NAME=VALUE, each name once", SystemAbout)
+			return SystemImage{}, refusal.New(refusal.Compile, "path %q: want lines NAME=VALUE, each name once", bundle.SystemAbout)
 		}
 		about[name] = value
 	}
-	in, err := b.Open(SystemRoot)
+	in, err := b.Open(bundle.SystemRoot)
 	if err != nil {
 		return SystemImage{}, err
 	}
 	magic := make([]byte, len(squashMagic))
 	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != squashMagic {
-		return SystemImage{}, refusal.New(refusal.Compile, "path %q: not a squashfs", SystemRoot)
+		return SystemImage{}, refusal.New(refusal.Compile, "path %q: not a squashfs", bundle.SystemRoot)
 	}
 	return SystemImage{About: about, Root: root, Kernel: kernel}, nil
 }

@@ -80,7 +80,7 @@ func system(about, root string) func(*write.Spec) {
 	return func(s *write.Spec) {
 		s.Manifest.Product, s.Manifest.Hardware = trust.SystemProduct, []string{"board-a"}
 		s.Files = []write.File{
-			write.Bytes(SystemAbout, []byte(about)), write.Bytes(SystemKernel, []byte("kernel")), write.Bytes(SystemRoot, []byte(root)),
+			write.Bytes(bundle.SystemAbout, []byte(about)), write.Bytes(bundle.SystemKernel, []byte("kernel")), write.Bytes(bundle.SystemRoot, []byte(root)),
 		}
 	}
 }
