@@ -11,7 +11,7 @@ import (
 
 // gate is the compiled conditional access of an API or operation.
 type gate struct {
-	allow, deny []policy.Range
+	allow, deny policy.Networks
 	types       []string
 	times       []policy.Hours
 	zones       []*time.Location // of times
@@ -22,7 +22,7 @@ func newGate(a *policy.Access) (*gate, error) {
 	if a == nil {
 		return nil, nil
 	}
-	g := &gate{allow: a.Allow, deny: a.Deny, types: a.ContentTypes, times: a.Times}
+	g := &gate{allow: policy.NewNetworks(a.Allow), deny: policy.NewNetworks(a.Deny), types: a.ContentTypes, times: a.Times}
 	for _, h := range a.Times {
 		loc, err := time.LoadLocation(h.Zone)
 		if err != nil {
@@ -42,7 +42,7 @@ var (
 
 // check returns a refusal when the gate is closed for the call.
 func (g *gate) check(client netip.Addr, now time.Time, contentType string, body bool) error {
-	if within(g.deny, client) || len(g.allow) > 0 && !within(g.allow, client) {
+	if g.deny.Contain(client) || len(g.allow) > 0 && !g.allow.Contain(client) {
 		return fault.New(fault.Forbidden, errDenied)
 	}
 	if len(g.times) > 0 && !g.open(now) {
@@ -52,15 +52,6 @@ func (g *gate) check(client netip.Addr, now time.Time, contentType string, body 
 		return fault.New(fault.MediaType, errType)
 	}
 	return nil
-}
-
-func within(ranges []policy.Range, a netip.Addr) bool {
-	for i := range ranges {
-		if ranges[i].Contains(a) {
-			return true
-		}
-	}
-	return false
 }
 
 // open reports whether now lies in one of the spans.

@@ -36,6 +36,7 @@ type exchange struct {
 	abort  bool
 	proxy  bool // the peer is a trusted proxy
 	ctx    context.Context
+	tls    *tls.ConnectionState
 }
 
 var _ wire.Exchange = (*exchange)(nil)
@@ -70,7 +71,7 @@ func (x *exchange) HeaderValues(name string, yield func(string) bool) {
 }
 func (x *exchange) Client() netip.Addr        { return netip.AddrFrom4([4]byte{192, 0, 2, 1}) }
 func (x *exchange) TrustedPeer() bool         { return x.proxy }
-func (x *exchange) TLS() *tls.ConnectionState { return nil }
+func (x *exchange) TLS() *tls.ConnectionState { return x.tls }
 func (x *exchange) Body(limit int64) ([]byte, error) {
 	if int64(len(x.body)) > limit {
 		return nil, &wire.BodyError{Status: 413, Reason: "longer than allowed"}
@@ -145,6 +146,18 @@ func (counter) Charge(context.Context, throttle.Instant, []throttle.Claim) (thro
 }
 func (counter) Release([]throttle.Claim)                  {}
 func (counter) Expect(throttle.Instant, []*throttle.Rule) {}
+
+// unbounded is memory for logins.
+type unbounded struct{}
+
+func (unbounded) Acquire(context.Context, int64) error { return nil }
+func (unbounded) Release(int64)                        {}
+
+func fieldOf(name, value string) wire.Field { return wire.Field{Name: name, Value: value} }
+
+func instantOf(n policy.Now) throttle.Instant {
+	return throttle.Instant{Lower: n.Lower, Boot: n.Boot, Line: 1}
+}
 
 // recorder keeps the last event.
 type recorder struct {

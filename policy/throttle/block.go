@@ -9,8 +9,8 @@ import (
 // blocks are the block conditions that depend on the caller.
 type blocks struct {
 	users, applications map[string]struct{}
-	addresses           ranges
-	outside             []ranges // inverted: whoever is not inside is blocked
+	addresses           policy.Networks
+	outside             []policy.Networks // inverted: whoever is not inside is blocked
 }
 
 func (c *compiler) blocks(list []policy.Block) blocks {
@@ -28,7 +28,7 @@ func (c *compiler) blocks(list []policy.Block) blocks {
 			case len(k.Ranges) == 0:
 				c.fault("block condition %d: no addresses", i+1)
 			case k.Invert:
-				b.outside = append(b.outside, newRanges(k.Ranges))
+				b.outside = append(b.outside, policy.NewNetworks(k.Ranges))
 			default:
 				addresses = append(addresses, k.Ranges...)
 			}
@@ -36,7 +36,7 @@ func (c *compiler) blocks(list []policy.Block) blocks {
 			c.fault("block condition %d: unknown kind %d", i+1, k.Kind)
 		}
 	}
-	b.addresses = newRanges(addresses)
+	b.addresses = policy.NewNetworks(addresses)
 	return b
 }
 
@@ -51,11 +51,11 @@ func (c *compiler) apiBlocked(list []policy.Block, api *policy.API) bool {
 }
 
 func (b *blocks) match(client netip.Addr, who *policy.Principal) bool {
-	if b.addresses.contain(client) {
+	if b.addresses.Contain(client) {
 		return true
 	}
 	for _, r := range b.outside {
-		if !r.contain(client) {
+		if !r.Contain(client) {
 			return true
 		}
 	}

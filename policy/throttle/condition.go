@@ -1,7 +1,6 @@
 package throttle
 
 import (
-	"net/netip"
 	"net/textproto"
 	"net/url"
 	"regexp"
@@ -22,7 +21,7 @@ type condition struct {
 	name    string
 	exact   string
 	pattern *regexp.Regexp // nil: exact
-	ranges  ranges
+	ranges  policy.Networks
 }
 
 func (c *compiler) conditions(what string, list []policy.Condition) (out conditions) {
@@ -34,7 +33,7 @@ func (c *compiler) conditions(what string, list []policy.Condition) (out conditi
 			if len(p.Ranges) == 0 {
 				c.fault("%s: an address condition without addresses never holds", what)
 			}
-			n.ranges = newRanges(p.Ranges)
+			n.ranges = policy.NewNetworks(p.Ranges)
 		case policy.OnHeader, policy.OnQuery, policy.OnClaim:
 			if p.Name == "" {
 				c.fault("%s: condition %d names no header, parameter or claim", what, i+1)
@@ -89,7 +88,7 @@ func all(list []condition, call policy.Call, who *policy.Principal) bool {
 func (c *condition) holds(call policy.Call, who *policy.Principal) bool {
 	switch c.kind {
 	case policy.OnIP:
-		return c.ranges.contain(call.Client())
+		return c.ranges.Contain(call.Client())
 	case policy.OnHeader:
 		found := false
 		call.HeaderValues(c.name, func(v string) bool {
@@ -133,38 +132,3 @@ func (c *condition) query(raw string) bool {
 	}
 	return false
 }
-
-// ranges are spans of addresses, ascending and apart, for binary search.
-type ranges []policy.Range
-
-func newRanges(list []policy.Range) ranges {
-	r := make(ranges, 0, len(list))
-	for _, x := range list {
-		x.From, x.To = plainAddr(x.From), plainAddr(x.To)
-		r = append(r, x)
-	}
-	slices.SortFunc(r, func(a, b policy.Range) int { return a.From.Compare(b.From) })
-	out := r[:0]
-	for _, x := range r {
-		if n := len(out); n > 0 && out[n-1].To.BitLen() == x.From.BitLen() && !out[n-1].To.Less(x.From) {
-			if out[n-1].To.Less(x.To) {
-				out[n-1].To = x.To
-			}
-			continue
-		}
-		out = append(out, x)
-	}
-	return out
-}
-
-// contain reports whether a lies in one of the ranges.
-func (r ranges) contain(a netip.Addr) bool {
-	a = plainAddr(a)
-	i, found := slices.BinarySearchFunc(r, a, func(x policy.Range, a netip.Addr) int { return x.From.Compare(a) })
-	if found {
-		return true
-	}
-	return i > 0 && r[i-1].Contains(a)
-}
-
-func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
