@@ -2,10 +2,17 @@ package appliance_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"tidegate/appliance/admin"
@@ -15,6 +22,7 @@ import (
 	"tidegate/sync/envelope"
 	"tidegate/sync/fleet"
 	"tidegate/sync/mqttsync/message"
+	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/trust"
 	"time"
 
@@ -55,9 +63,7 @@ func meet(t *testing.T) *hub {
 	t.Cleanup(func() { _ = broker.Close() })
 
 	h := &hub{broker: "tcp://" + l.Address(), dir: t.TempDir(), fleet: devicetest.NewFleet(t)}
-	keys, err := identity.Load(filepath.Join(h.dir, "identity"), identity.Options{}) // the fleet knows it before it starts
-	check(err)
-	report := envelope.PublicKey(keys.ReportKey())
+	report := envelope.PublicKey(deviceKey(t, h.dir)) // the fleet knows it before it starts
 	h.id = trust.DeviceIDOf(report)
 	root, _ := h.fleet.Root(t)
 	state, err := fleet.Believe(root)
@@ -141,4 +147,81 @@ func TestADeviceOnDemandSpeaksWhenAPersonAsks(t *testing.T) {
 	if !l.Publisher || !l.Collector || !h.knows(t) {
 		t.Errorf("done, and the link is %+v", l)
 	}
+}
+
+// A broker that sends 10,000 announcements a second costs the link, and not a call.
+func TestAFloodOfTheBrokerCostsNoCall(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
+	defer backend.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hub{dir: t.TempDir(), fleet: devicetest.NewFleet(t), broker: "tcp://" + ln.Addr().String()}
+	devicetest.Start(t, devicetest.Options{Dir: h.dir, Fleet: h.fleet}).Stop(t) // the root is installed
+	id, over := make(chan trust.DeviceID, 1), make(chan struct{})
+	var flood sync.Once
+	p := &mqttsynctest.Puppet{Connected: func(c net.Conn) {
+		flood.Do(func() {
+			topic := message.Fleet("acme").Device(<-id, message.AnnouncePart)
+			for i := 0; ; i++ {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				m := &message.Announcement{Offer: &message.Offer{Seq: 1, Epoch: 1, Head: 64, Digest: sha256.Sum256([]byte(strconv.Itoa(i)))}}
+				b, err := message.Encode(m)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := c.Write(mqttsynctest.Publication(topic, b)); err != nil {
+					return
+				}
+			}
+		})
+	}}
+	defer p.Close()
+	defer ln.Close() //nolint:errcheck // the test is over
+	go p.Serve(ln)
+	d := h.start(t, "always")
+	id <- trust.DeviceIDOf(envelope.PublicKey(deviceKey(t, h.dir)))
+	d.Apply(t, h.fleet.API(t, backend.URL, "/open"))
+	flooded := func() (n uint64) {
+		for _, k := range d.App.Status().Link.Dropped {
+			n += k
+		}
+		return n
+	}
+	for end := time.Now().Add(time.Minute); flooded() < 1000; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("nothing of the flood is counted: %+v", d.App.Status().Link)
+		}
+	}
+	before := flooded()
+	for range 1000 {
+		resp, err := http.Get(d.URL("/echo/1.0/open"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("status %d during the flood", resp.StatusCode)
+		}
+	}
+	if flooded() == before {
+		t.Error("the flood was over: the test shows nothing")
+	}
+	close(over)
+}
+
+// deviceKey is the public half of the report key of a device that lies in dir.
+func deviceKey(t *testing.T, dir string) ed25519.PublicKey {
+	t.Helper()
+	keys, err := identity.Load(filepath.Join(dir, "identity"), identity.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys.ReportKey()
 }

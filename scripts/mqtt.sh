@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The link over real brokers on loopback: Mosquitto and a NATS server with our access rules and
 # TLS, then a chaos run over Mosquitto that cuts the link, kills the broker and kills the device,
-# with a control that must lose. It ends what it starts.
-#   TIDEGATE_CHAOS=10m scripts/mqtt.sh    the long form; the short one takes 20 s and 15 s
+# with controls that must lose. It ends what it starts.
+#   TIDEGATE_CHAOS=10m scripts/mqtt.sh    the long form; the short one takes 20 s, the controls 15 s each
 #   TIDEGATE_TEST_POSTGRES                set by this script where a PostgreSQL server can be had
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -82,7 +82,7 @@ else
 	port=$(free_port)
 	printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\nmax_packet_size 131072\nlog_type none\n' "$port" >"$dir/chaos.conf"
 	[ "$(id -u)" != 0 ] || echo "user root" >>"$dir/chaos.conf"
-	for on in ack puback; do
+	for on in ack puback token; do
 		mkdir "$dir/$on"
 		"$dir/link" chaos -dir "$dir/$on" -broker "tcp://127.0.0.1:$port" -serve "mosquitto -c $dir/chaos.conf" \
 			-for "$([ $on = ack ] && echo "${TIDEGATE_CHAOS:-20s}" || echo 15s)" -delete-on "$on" || fail "chaos, delete on $on"

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
 	"tidegate/sync/bundle"
@@ -34,6 +35,9 @@ type light struct {
 	conn    net.Conn
 	mid     uint16
 
+	stating sync.Mutex
+	have    atomic.Pointer[message.Offer] // the bundle that is complete
+
 	// The rest belongs to the goroutine that reads.
 	offer    *message.Offer
 	head     []byte
@@ -41,7 +45,6 @@ type light struct {
 	part     int
 	got      int
 	answered bool
-	done     bool
 }
 
 const (
@@ -104,6 +107,7 @@ func (d *light) session(ctx context.Context) error {
 	sending, end := context.WithCancel(ctx)
 	defer end()
 	go d.batches(sending)
+	go d.report(sending)
 	for {
 		p, err := packets.ReadPacket(c)
 		if err != nil {
@@ -145,12 +149,21 @@ func (d *light) unsigned(m any) {
 }
 
 func (d *light) status() {
+	d.stating.Lock() // an older state is not sent after a newer one
+	defer d.stating.Unlock()
 	m := &message.Status{State: "none", Nonce: d.nonce, Queues: []message.Queue{}, Alarms: []string{}, Drops: []message.Count{}, Product: "gate", Channel: "stable"}
-	if d.done {
-		m.State, m.Bundle = "confirmed", &message.Bundle{Good: d.offer.Digest, Seq: d.offer.Seq, Trial: []byte{}}
+	if o := d.have.Load(); o != nil {
+		m.State, m.Bundle = "confirmed", &message.Bundle{Good: o.Digest, Seq: o.Seq, Trial: []byte{}}
 	}
 	if b, err := message.Report(m, d.s.fleet.Domain, 1, mqttsynctest.Issued, d.key); err == nil {
 		d.publish(message.StatusPart, b)
+	}
+}
+
+// report says how the device is, again and again.
+func (d *light) report(ctx context.Context) {
+	for sleep(ctx, d.s.states/2+time.Duration(rand.Int64N(int64(d.s.states)))) {
+		d.status()
 	}
 }
 
@@ -215,7 +228,7 @@ func (d *light) ask(size int) {
 }
 
 func (d *light) piece(p *message.Piece) {
-	if d.done || d.offer == nil || p.Part != uint64(d.part) || p.Offset != uint64(d.got) { //nolint:gosec // not negative
+	if d.have.Load() != nil || d.offer == nil || p.Part != uint64(d.part) || p.Offset != uint64(d.got) { //nolint:gosec // not negative
 		return
 	}
 	d.got += len(p.Data)
@@ -233,7 +246,7 @@ func (d *light) piece(p *message.Piece) {
 		return
 	}
 	if d.part == len(d.chunks) {
-		d.done = true
+		d.have.Store(d.offer)
 		d.s.confirmed.Add(1)
 		d.status()
 		return

@@ -22,7 +22,8 @@ import (
 func deviceID(name string) trust.DeviceID { return trust.DeviceIDOf(mqttsynctest.Key(name).Public()) }
 
 // certificates makes an authority, and a certificate for the broker and for everybody.
-func certificates(dir string) error {
+func certificates(o options) error {
+	dir := o.dir
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -36,7 +37,11 @@ func certificates(dir string) error {
 		return err
 	}
 	errs := []error{put(dir, "ca.pem", "CERTIFICATE", der)}
-	for i, cn := range []string{"broker", "fleet-collector-1", "fleet-collector-2", "fleet-publisher-1", deviceID("device-1").String(), deviceID("device-2").String()} {
+	names := []string{"broker", "fleet-collector-1", "fleet-collector-2", "fleet-publisher-1", deviceID("device-1").String(), deviceID("device-2").String()}
+	if o.name != "" {
+		names = append(names, o.name)
+	}
+	for i, cn := range names {
 		errs = append(errs, leaf(dir, cn, int64(i+2), ca, caKey))
 	}
 	return errors.Join(errs...)

@@ -15,14 +15,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"tidegate/store/events"
 	"tidegate/store/events/batch"
 	"tidegate/store/events/eventstest"
 	"tidegate/sync/fleet"
-	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/mqttsync/mqttsynctest"
 	"tidegate/sync/mqttsync/pipe"
-	"tidegate/sync/report"
 	"tidegate/sync/trust"
 	"time"
 )
@@ -49,8 +46,8 @@ func device(ctx context.Context, o options) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if o.delete == "puback" {
-		go control(ctx, d, u, f)
+	if o.delete != "ack" {
+		go control(ctx, o, d, u, f)
 		go d.Queue.Run(ctx) //nolint:errcheck // killed
 	} else if err := d.Start(ctx); err != nil {
 		return err
@@ -60,7 +57,7 @@ func device(ctx context.Context, o options) error {
 	for n := o.from; ; {
 		if o.from == 0 { // the last one only delivers
 			st := d.Queue.Status()
-			if st.Classes[0].Count == 0 && (o.delete == "puback" || st.Classes[1].Count == 0 && st.Losses == 0) {
+			if st.Classes[0].Count == 0 && (o.delete != "ack" || st.Classes[1].Count == 0 && st.Losses == 0) {
 				fmt.Println("empty")
 				return nil
 			}
@@ -78,30 +75,6 @@ func device(ctx context.Context, o options) error {
 		}
 		fmt.Println("durable", n-1)
 		time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
-	}
-}
-
-// control is what a simple program does: it deletes a batch when the broker has acknowledged it.
-func control(ctx context.Context, d *mqttsynctest.Device, u *url.URL, f *mqttsynctest.Fleet) {
-	s := report.Sealer{Domain: f.Domain, Key: mqttsynctest.Key("device-1")}
-	for ctx.Err() == nil {
-		p, err := pipe.Dial(ctx, pipe.Options{URL: u, ClientID: d.ID.String(), KeepAlive: time.Minute})
-		if err != nil {
-			time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
-			continue
-		}
-		for p.Err() == nil {
-			all, err := d.Queue.Read(events.Cursor{Class: batch.Detail}, 1)
-			if err != nil || len(all) == 0 {
-				time.Sleep(5 * time.Millisecond)
-				continue
-			}
-			b, err := s.Batch(&all[0], time.Now())
-			if err == nil && p.Send(ctx, mqttsynctest.Name.Device(d.ID, message.BatchPart), b) == nil {
-				_ = d.Queue.Release(events.After(&all[0]))
-			}
-		}
-		p.Cut()
 	}
 }
 
@@ -411,7 +384,7 @@ func (r *devices) judge(ctx context.Context, store fleet.Store, o options, cuts,
 		return errors.New("calls were stored twice")
 	case o.delete == "ack" && (missing > 0 || declared > 0):
 		return fmt.Errorf("%d calls are missing and %d declared lost, want none", missing, declared)
-	case o.delete == "puback" && missing == 0:
+	case o.delete != "ack" && missing == 0:
 		return errors.New("the control lost nothing: the run has no teeth")
 	}
 	return nil

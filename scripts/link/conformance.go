@@ -22,6 +22,11 @@ type options struct {
 	dir, broker, kind, serve, delete string
 	lasts                            time.Duration
 	from                             uint64
+
+	name, tap, backend, api, keys string
+	rate                          float64
+	settle                        time.Duration
+	rest                          []string // a command line
 }
 
 // conformance runs one whole round over a broker with our access rules, and then tries what

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"tidegate/policy/refusal"
@@ -91,14 +90,14 @@ type item struct {
 func (c *Collector) session(ctx context.Context, p *pipe.Pipe) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	raw := make(chan pipe.Message, 64)
+	raw := make(chan arrival, 64)
 	verified := make(chan *item, 256)
 	acks := make(chan pipe.Message, 1024)
 	var readers, writers sync.WaitGroup
 	for range max(runtime.GOMAXPROCS(0), 2) {
 		readers.Go(func() {
 			for m := range raw {
-				if it := c.open(m); it != nil {
+				if it := c.open(m.Message, m.at); it != nil {
 					select {
 					case verified <- it:
 					case <-ctx.Done():
@@ -133,7 +132,13 @@ func (c *Collector) session(ctx context.Context, p *pipe.Pipe) error {
 	return context.Cause(ctx)
 }
 
-func (c *Collector) receive(ctx context.Context, p *pipe.Pipe, raw chan<- pipe.Message) error {
+// An arrival is a message and when it came.
+type arrival struct {
+	pipe.Message
+	at time.Time
+}
+
+func (c *Collector) receive(ctx context.Context, p *pipe.Pipe, raw chan<- arrival) error {
 	up, status := c.o.Fleet.AllUp(), c.o.Fleet.All(message.StatusPart)
 	if c.o.Group != "" {
 		up, status = message.Shared(c.o.Group, up), message.Shared(c.o.Group, status)
@@ -149,7 +154,7 @@ func (c *Collector) receive(ctx context.Context, p *pipe.Pipe, raw chan<- pipe.M
 		}
 		c.counts.received.Add(1)
 		select {
-		case raw <- m:
+		case raw <- arrival{m, time.Now()}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -157,13 +162,13 @@ func (c *Collector) receive(ctx context.Context, p *pipe.Pipe, raw chan<- pipe.M
 }
 
 // open verifies one message, nil if it is not for the store.
-func (c *Collector) open(m pipe.Message) *item {
+func (c *Collector) open(m pipe.Message, at time.Time) *item {
 	id, part, ok := c.o.Fleet.Split(m.Topic)
 	if !ok {
 		c.refuse(m.Topic, refusal.New(refusal.Format, "not a topic of this fleet"))
 		return nil
 	}
-	it, err := c.judge(id, part, m.Payload)
+	it, err := c.judge(id, part, m.Payload, at)
 	if err != nil {
 		c.refuse(id.String(), err)
 		return nil
@@ -184,7 +189,7 @@ func (c *Collector) refuse(object string, err error) {
 }
 
 // judge reads a message of a device.
-func (c *Collector) judge(id trust.DeviceID, part message.Part, b []byte) (*item, error) {
+func (c *Collector) judge(id trust.DeviceID, part message.Part, b []byte, at time.Time) (*item, error) {
 	e, known := c.o.Devices.Device(id)
 	if !known {
 		return nil, errUnknown
@@ -212,18 +217,18 @@ func (c *Collector) judge(id trust.DeviceID, part message.Part, b []byte) (*item
 			if !ok {
 				return nil, refusal.New(refusal.Format, "type: not a status and not a will")
 			}
-			it.in.Wills = []Will{{Device: id, Received: time.Now(), Will: w}}
+			it.in.Wills = []Will{{Device: id, Received: at, Will: w}}
 			return it, nil
 		}
-		in, err := c.openSigned(id, e.Report, envelope.Status, b)
+		in, err := c.openSigned(id, e.Report, envelope.Status, b, at)
 		it.in = in
 		return it, err
 	case message.BatchPart:
-		in, err := c.openSigned(id, e.Report, envelope.Batch, b)
+		in, err := c.openSigned(id, e.Report, envelope.Batch, b, at)
 		it.in = in
 		return it, err
 	case message.ReportPart:
-		in, err := c.openSigned(id, e.Report, message.KindOf(b), b)
+		in, err := c.openSigned(id, e.Report, message.KindOf(b), b, at)
 		it.in = in
 		return it, err
 	}
@@ -231,8 +236,7 @@ func (c *Collector) judge(id trust.DeviceID, part message.Part, b []byte) (*item
 }
 
 // openSigned verifies what the report key signed.
-func (c *Collector) openSigned(id trust.DeviceID, key envelope.PublicKey, kind envelope.Kind, b []byte) (in Intake, err error) {
-	now := time.Now()
+func (c *Collector) openSigned(id trust.DeviceID, key envelope.PublicKey, kind envelope.Kind, b []byte, now time.Time) (in Intake, err error) {
 	domain := c.o.Root.Root().Domain
 	opener, err := report.NewOpener(domain, key)
 	if err != nil {
@@ -371,130 +375,4 @@ func (c *Collector) Seal(a *message.Ack) ([]byte, error) {
 		return message.PlainAck(a, c.o.Root.Root().Domain, unix(time.Now()))
 	}
 	return c.o.Signer.Ack(a, unix(time.Now()))
-}
-
-// An ackWriter gathers what each device is to be told.
-type ackWriter struct {
-	upTo map[name]uint64
-	of   map[trust.DeviceID]*told
-}
-
-type told struct {
-	marks   map[name][]uint64 // numbers above the mark
-	losses  []message.LossName
-	results []uint64
-	tokens  []message.Token
-}
-
-func newAckWriter(marks []Mark) *ackWriter {
-	w := &ackWriter{upTo: map[name]uint64{}, of: map[trust.DeviceID]*told{}}
-	for _, m := range marks {
-		w.upTo[name{m.Device, m.Epoch}] = m.UpTo
-	}
-	return w
-}
-
-func (w *ackWriter) tell(id trust.DeviceID) *told {
-	t := w.of[id]
-	if t == nil {
-		t = &told{marks: map[name][]uint64{}}
-		w.of[id] = t
-	}
-	return t
-}
-
-// stored notes everything of in, which is committed.
-func (w *ackWriter) stored(in *Intake) {
-	for i := range in.Batches {
-		b := &in.Batches[i]
-		n := name{b.Device, b.Epoch}
-		t := w.tell(b.Device)
-		above := t.marks[n]
-		if b.Seq > w.upTo[n] && !slices.Contains(above, b.Seq) {
-			above = append(above, b.Seq)
-		}
-		t.marks[n] = above
-	}
-	for i := range in.Losses {
-		l := &in.Losses[i]
-		t := w.tell(l.Device)
-		n := name{l.Device, l.Epoch}
-		t.marks[n] = append(t.marks[n], nil...)
-		t.losses = append(t.losses, message.LossName{Epoch: l.Epoch, Number: l.Number})
-	}
-	for i := range in.Results {
-		t := w.tell(in.Results[i].Device)
-		t.results = append(t.results, in.Results[i].Common.Seq)
-	}
-}
-
-// answer tells a device that said hello what is known of it.
-func (w *ackWriter) answer(id trust.DeviceID, k message.Token, known []Mark) {
-	t := w.tell(id)
-	t.tokens = append(t.tokens, k)
-	for _, m := range known {
-		n := name{id, m.Epoch}
-		w.upTo[n] = max(w.upTo[n], m.UpTo)
-		t.marks[n] = append(t.marks[n], nil...)
-	}
-}
-
-// perAck bounds the parts of one ack, so that it stays below its limit of bytes.
-const perAck = 24
-
-// acks returns the acks by device.
-func (w *ackWriter) acks() map[trust.DeviceID][]*message.Ack {
-	out := map[trust.DeviceID][]*message.Ack{}
-	for id, t := range w.of {
-		var all []*message.Ack
-		add := func() *message.Ack {
-			a := &message.Ack{Device: id, Marks: []message.Mark{}}
-			all = append(all, a)
-			return a
-		}
-		names := slices.SortedFunc(maps.Keys(t.marks), compareNames)
-		for _, n := range names {
-			above := slices.Sorted(slices.Values(t.marks[n]))
-			above = slices.DeleteFunc(above, func(s uint64) bool { return s <= w.upTo[n] })
-			for first := true; first || len(above) > 0; first = false {
-				k := min(len(above), perAck)
-				a := add()
-				a.Marks = append(a.Marks, message.Mark{Epoch: n.epoch, UpTo: w.upTo[n], Also: append([]uint64{}, above[:k]...)})
-				above = above[k:]
-			}
-		}
-		all = joinMarks(all)
-		for i := 0; i < len(t.losses); i += perAck {
-			add().Losses = t.losses[i:min(i+perAck, len(t.losses))]
-		}
-		for i := 0; i < len(t.results); i += perAck {
-			add().Results = t.results[i:min(i+perAck, len(t.results))]
-		}
-		for _, k := range t.tokens {
-			if len(all) == 0 || all[0].Token != nil {
-				add()
-			}
-			for _, a := range all {
-				if a.Token == nil {
-					a.Token = &k
-					break
-				}
-			}
-		}
-		out[id] = all
-	}
-	return out
-}
-
-// joinMarks puts the marks of several epochs into one ack where they are short.
-func joinMarks(all []*message.Ack) []*message.Ack {
-	var out []*message.Ack
-	for _, a := range all {
-		if n := len(out); n > 0 && len(out[n-1].Marks) < 8 && len(out[n-1].Marks[len(out[n-1].Marks)-1].Also)+len(a.Marks[0].Also) < perAck/2 {
-			out[n-1].Marks = append(out[n-1].Marks, a.Marks[0])
-			continue
-		}
-		out = append(out, a)
-	}
-	return out
 }

@@ -12,6 +12,7 @@ import (
 	"tidegate/store/events/batch"
 	"tidegate/sync/canon"
 	"tidegate/sync/envelope"
+	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/trust"
 	"time"
 )
@@ -134,17 +135,26 @@ func (t *transaction) putLoss(l *Loss) error {
 	return err
 }
 
+// putStatus keeps the newest state of a device. Collectors that share the work commit in any
+// order, and sticks come late: what is older than the state that is stored does not replace it.
+// If it came over the link and is older by more than a minute, the clock of a collector was set
+// back.
 func (t *transaction) putStatus(st *Status) error {
 	r := rowOf(st)
 	js, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
+	online := 1
+	if st.Nonce == (message.Token{}) { // it came on a stick
+		online = 0
+	}
 	_, err = t.exec(`INSERT INTO status (device, received_us, online, boot, nonce, state, bundle, seq, since_us, json)
-		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET received_us = excluded.received_us, online = 1,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET received_us = excluded.received_us, online = excluded.online,
 		boot = excluded.boot, nonce = excluded.nonce, state = excluded.state, seq = excluded.seq, json = excluded.json,
-		since_us = CASE WHEN status.bundle = excluded.bundle THEN status.since_us ELSE excluded.since_us END, bundle = excluded.bundle`,
-		r.Device, micro(st.Received), hex.EncodeToString(st.Boot[:]), st.Nonce.String(), r.State, r.Bundle, int64(min(r.Seq, 1<<62)), micro(st.Received), string(js)) //nolint:gosec // bounded
+		since_us = CASE WHEN status.bundle = excluded.bundle THEN status.since_us ELSE excluded.since_us END, bundle = excluded.bundle
+		WHERE excluded.received_us >= status.received_us OR excluded.online = 1 AND excluded.received_us < status.received_us - 60000000`,
+		r.Device, micro(st.Received), online, hex.EncodeToString(st.Boot[:]), st.Nonce.String(), r.State, r.Bundle, int64(min(r.Seq, 1<<62)), micro(st.Received), string(js)) //nolint:gosec // bounded
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/report"
 	"tidegate/sync/trust"
+	"time"
 )
 
 // A Taken says what was taken from one folder of a device.
@@ -191,7 +192,7 @@ func (c *Collector) readBatches(r io.Reader, id trust.DeviceID, key envelope.Pub
 		if kind != envelope.Batch && kind != envelope.Loss {
 			return in, refusal.New(refusal.Format, "type: object before byte %d is neither a batch nor a loss", s.Offset())
 		}
-		one, err := c.openSigned(id, key, kind, b)
+		one, err := c.openSigned(id, key, kind, b, time.Now())
 		if err != nil {
 			return in, err
 		}
@@ -205,7 +206,20 @@ func (c *Collector) readStatus(r io.Reader, id trust.DeviceID, key envelope.Publ
 	if err != nil {
 		return Intake{}, err
 	}
-	return c.openSigned(id, key, envelope.Status, msgs[0])
+	in, err := c.openSigned(id, key, envelope.Status, msgs[0], time.Now())
+	for i := range in.Statuses {
+		in.Statuses[i].said()
+	}
+	return in, err
+}
+
+// said dates a state that was under way on a stick by when it was made, if the device knew the
+// time then: what has come over the link since is newer.
+func (s *Status) said() {
+	at := time.Unix(int64(min(s.Issued, 1<<40)), 0) //nolint:gosec // bounded
+	if s.Clock.State > 0 && at.Before(s.Received) {
+		s.Received = at
+	}
 }
 
 // writeAck writes the ack file of a device: one signed ack of everything that is stored of the

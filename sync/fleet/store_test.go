@@ -70,7 +70,7 @@ func suite(t *testing.T, place string) {
 	want(put(s, fleet.Intake{Losses: []fleet.Loss{d.loss(e1, 1, 5, 5)}}), e1, 6)
 
 	// What a device has released it will never send again.
-	st := &message.Status{State: "confirmed", Queues: []message.Queue{{Class: 1, Epoch: e1, Head: 12, Acked: 9}}, Bundle: &message.Bundle{Good: trust.Digest{1}, Seq: 4}}
+	st := &message.Status{Nonce: message.Token{2}, State: "confirmed", Queues: []message.Queue{{Class: 1, Epoch: e1, Head: 12, Acked: 9}}, Bundle: &message.Bundle{Good: trust.Digest{1}, Seq: 4}}
 	want(put(other, fleet.Intake{Statuses: []fleet.Status{{Device: d.id, Received: time.Now(), Status: st}}}), e1, 9)
 	want(put(s, b(10)), e1, 10)
 
@@ -111,13 +111,40 @@ func suite(t *testing.T, place string) {
 	if r := row(); !r.Online || r.Seq != 4 || r.State != "confirmed" || r.Batches != 6 || r.Queued != 3 {
 		t.Errorf("row %+v", r)
 	}
+	// Another collector received an older state and commits it later.
+	for _, tc := range []struct {
+		age  time.Duration
+		want uint64 // bundle
+	}{{10 * time.Second, 4}, {time.Hour, 3}, {0, 4}} {
+		v := *st
+		v.Bundle = &message.Bundle{Good: trust.Digest{byte(tc.age / time.Second)}, Seq: 3}
+		if tc.age == 0 {
+			v.Bundle = st.Bundle
+		}
+		put(other, fleet.Intake{Statuses: []fleet.Status{{Device: d.id, Received: time.Now().Add(-tc.age), Status: &v}}})
+		if got := row().Seq; got != tc.want {
+			t.Errorf("after a state of %s ago the bundle is %d, want %d", tc.age, got, tc.want)
+		}
+	}
 	put(s, fleet.Intake{Wills: []fleet.Will{{Device: d.id, Will: &message.Will{Nonce: message.Token{1}}}}})
 	if !row().Online {
 		t.Error("a will of another connection counted")
 	}
-	put(s, fleet.Intake{Wills: []fleet.Will{{Device: d.id, Will: &message.Will{}}}})
+	put(s, fleet.Intake{Wills: []fleet.Will{{Device: d.id, Will: &message.Will{Nonce: message.Token{2}}}}})
 	if row().Online {
 		t.Error("the will did not count")
+	}
+	// A stick brings what the device said before, and after.
+	for _, tc := range []struct {
+		age  time.Duration
+		want uint64
+	}{{48 * time.Hour, 4}, {time.Minute, 4}, {-time.Minute, 5}} {
+		v := *st
+		v.Nonce, v.Bundle = message.Token{}, &message.Bundle{Good: trust.Digest{5}, Seq: 5}
+		put(s, fleet.Intake{Statuses: []fleet.Status{{Device: d.id, Received: time.Now().Add(-tc.age), Status: &v}}})
+		if r := row(); r.Seq != tc.want || r.Online {
+			t.Errorf("after a stick with a state of %s ago: %+v, want bundle %d and not online", tc.age, r, tc.want)
+		}
 	}
 	res := &message.Result{Digest: trust.Digest{1}, Phase: "confirmed", Number: 4}
 	res.Common.Seq = 1

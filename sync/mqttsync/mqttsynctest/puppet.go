@@ -28,6 +28,20 @@ func (p *Puppet) Dial(context.Context, string, string) (net.Conn, error) {
 	return ours, nil
 }
 
+// Serve accepts connections from a listener until it is closed.
+func (p *Puppet) Serve(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		p.conns = append(p.conns, c)
+		p.mu.Unlock()
+		p.done.Go(func() { p.serve(c) })
+	}
+}
+
 // Close ends all connections and waits.
 func (p *Puppet) Close() {
 	p.mu.Lock()
