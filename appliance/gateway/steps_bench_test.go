@@ -294,10 +294,12 @@ func (w *world) run(b *testing.B, status int) {
 	}
 	w.x.keep = false
 	b.ReportAllocs()
+	done := wiretest.CPU(b)
 	for b.Loop() {
 		w.x.reset()
 		g.Serve(w.x)
 	}
+	done()
 }
 
 // BenchmarkSteps is each step of a call alone, upon an operation that answers by itself: what a row

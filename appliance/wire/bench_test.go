@@ -10,10 +10,8 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
-	"syscall"
 	"testing"
 	"tidegate/appliance/wire/wiretest"
-	"time"
 )
 
 const benchRequest = "GET /pets/v1/pet/17?full=1 HTTP/1.1\r\nHost: gateway.example\r\nUser-Agent: bench/1.0\r\n" +
@@ -45,18 +43,6 @@ func newCaller(tb testing.TB, addr string) *caller {
 	return k
 }
 
-// cpu reports the processor time of the whole process per operation: on a busy machine it
-// says more than the wall clock. The peers on loopback are in it.
-func cpu(b *testing.B) func() {
-	used := func() time.Duration {
-		var u syscall.Rusage
-		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
-	from := used()
-	return func() { b.ReportMetric(float64(used()-from)/float64(b.N), "cpu-ns/op") }
-}
-
 type countTo struct{ n *int }
 
 func (c countTo) Write(p []byte) (int, error) { *c.n += len(p); return len(p), nil }
@@ -76,7 +62,7 @@ func (k *caller) call(tb testing.TB) {
 func BenchmarkPeers(b *testing.B) {
 	k := newCaller(b, wiretest.Backend(b, wiretest.JSON))
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		k.call(b)
 	}
@@ -94,7 +80,7 @@ func okHandler() Handler {
 func BenchmarkServer(b *testing.B) {
 	k := newCaller(b, start(b, &Server{Handler: okHandler()}))
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		k.call(b)
 	}
@@ -111,7 +97,7 @@ func stdServer(tb testing.TB) string {
 func BenchmarkServerNetHTTP(b *testing.B) {
 	k := newCaller(b, stdServer(b))
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		k.call(b)
 	}
@@ -124,7 +110,7 @@ func BenchmarkClient(b *testing.B) {
 	h := Header{{"Accept", "application/json"}, {"User-Agent", "bench/1.0"}}
 	r := Request{Method: "GET", Path: "/pets/v1/pet/17", Header: h}
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		clientCall(b, c, &r, buf)
 	}
@@ -150,7 +136,7 @@ func BenchmarkClientNetHTTP(b *testing.B) {
 	t := &http.Transport{DisableCompression: true}
 	defer t.CloseIdleConnections()
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		r, _ := http.NewRequest("GET", url, nil)
 		resp, err := t.RoundTrip(r)
@@ -167,7 +153,7 @@ func BenchmarkProxy(b *testing.B) {
 	defer c.Close()
 	k := newCaller(b, start(b, &Server{Handler: pooledProxy(c)}))
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		k.call(b)
 	}
@@ -183,7 +169,7 @@ func BenchmarkProxyReverseProxy(b *testing.B) {
 	defer s.Close()
 	k := newCaller(b, s.Listener.Addr().String())
 	b.ReportAllocs()
-	defer cpu(b)()
+	defer wiretest.CPU(b)()
 	for b.Loop() {
 		k.call(b)
 	}
