@@ -19,6 +19,7 @@ type serverState struct {
 	once    sync.Once
 	limits  Limits // with defaults
 	buffers buffers
+	tubes   tubes
 	calls   sync.Pool
 	tlsConf *tls.Config
 	h2      *h2server

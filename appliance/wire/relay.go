@@ -34,7 +34,8 @@ func Relay(x Exchange, resp *Response, header Header) error {
 	return relayAny(x, resp)
 }
 
-// relayOwn passes the pieces of our own engine's buffer on without a copy of them.
+// relayOwn passes the pieces of our own engine's buffer on without a copy of them, and what is
+// left of a long body inside the kernel.
 func relayOwn(x Exchange, resp *Response) error {
 	b := &resp.own.cc.body
 	if resp.Length < 0 && b.waits() {
@@ -42,7 +43,13 @@ func relayOwn(x Exchange, resp *Response) error {
 			return err
 		}
 	}
+	k, own := x.(*call)
 	for {
+		if own {
+			if err := k.spliceBody(resp.own.cc); err != nil {
+				return err
+			}
+		}
 		p, err := b.piece(largeBlock)
 		if err == io.EOF {
 			return endRelay(x, resp)

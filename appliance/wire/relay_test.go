@@ -340,6 +340,9 @@ func TestBuffersNeverCarryBytesToAnotherClient(t *testing.T) {
 		}
 		w.Header().Set("X-Mark", mark)
 		w.Header().Set("X-Pad", r.Header.Get("X-Pad"))
+		if len(b)%2 == 0 { // of a known length: long ones go through the kernel
+			w.Header().Set("Content-Length", fmt.Sprint(len(b)))
+		}
 		_, _ = w.Write(b)
 	})
 	c := newTestClient(t, Target{Addr: addr})

@@ -172,9 +172,15 @@ func (k *call) send(p []byte) {
 	}
 	c.enter(phaseWork, 1)
 	if k.werr != nil {
-		k.lastCall = true
-		c.life.end()
+		_ = k.failed(k.werr)
 	}
+}
+
+// failed notes that the client cannot be written to any more.
+func (k *call) failed(err error) error {
+	k.werr, k.lastCall = err, true
+	k.c.life.end()
+	return err
 }
 
 // maxWrite is the most that one system call gets, so that a slow client that reads at all

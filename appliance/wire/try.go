@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -324,10 +325,7 @@ func (cc *clientConn) respond(r *Request) (*Response, error) {
 
 // fill reads body bytes for the body reader.
 func (cc *clientConn) fill(p []byte) (int, error) {
-	if cc.stall > 0 {
-		_ = cc.nc.SetReadDeadline(time.Now().Add(cc.stall))
-		cc.until = true
-	}
+	cc.stalls()
 	n, err := cc.nc.Read(p)
 	if n > 0 {
 		return n, nil
@@ -335,12 +333,38 @@ func (cc *clientConn) fill(p []byte) (int, error) {
 	if err == nil {
 		err = io.ErrNoProgress
 	}
+	return 0, cc.cause(err)
+}
+
+// fillTube is fill for a tube.
+func (cc *clientConn) fillTube(from syscall.RawConn, t *tube) error {
+	cc.stalls()
+	err := from.Read(t.in)
+	if err == nil {
+		err = t.err
+	}
+	if err != nil {
+		return cc.cause(err)
+	}
+	return nil
+}
+
+// stalls begins the time in which the backend must send something.
+func (cc *clientConn) stalls() {
+	if cc.stall > 0 {
+		_ = cc.nc.SetReadDeadline(time.Now().Add(cc.stall))
+		cc.until = true
+	}
+}
+
+// cause returns why a read ended: the caller may have ended it.
+func (cc *clientConn) cause(err error) error {
 	if cc.interrupted.Load() {
 		if e := context.Cause(cc.ctx); e != nil {
-			err = e
+			return e
 		}
 	}
-	return 0, err
+	return err
 }
 
 // responses is how many Responses are made at once. Each is handed out once: a caller that
