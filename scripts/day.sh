@@ -94,5 +94,5 @@ END
 link day -tap "127.0.0.1:$tap" -broker "127.0.0.1:$broker" -backend "127.0.0.1:$backend" -api "http://127.0.0.1:$http/meters/1.0" -keys "$keys" \
 	-for "$lasts" -settle "$settle" -- tidegate run --config tidegate.toml 2>device.log || fail "the run"
 tidectl fleet export --store fleet.db --format csv >calls.csv
-lost=$(tidectl fleet status --store fleet.db --json | sed -n 's/.*"lost": \([0-9]*\).*/\1/p')
+lost=$(tidectl fleet status --store fleet.db --json | sed -n 's/.*"lost_calls": \([0-9]*\).*/\1/p')
 echo "stored by the fleet: $(($(wc -l <calls.csv) - 1)) calls, those of the warming up included; declared lost: ${lost:-0}"

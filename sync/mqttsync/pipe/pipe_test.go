@@ -136,10 +136,14 @@ func TestASilentBrokerIsNoticed(t *testing.T) {
 }
 
 // broker is a real broker on a loopback port.
-func broker(t *testing.T, kind string, c *tls.Config) string {
+func broker(t *testing.T, kind string, c *tls.Config, who ...*auth.Options) string {
 	t.Helper()
 	s := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)})
-	check(t, s.AddHook(new(auth.AllowHook), nil))
+	if len(who) == 0 {
+		check(t, s.AddHook(new(auth.AllowHook), nil))
+	} else {
+		check(t, s.AddHook(new(auth.Hook), who[0]))
+	}
 	free, err := net.Listen("tcp", "127.0.0.1:0") // one kind of listener does not tell its port
 	check(t, err)
 	conf := listeners.Config{ID: "l", Address: free.Addr().String(), TLSConfig: c}
@@ -228,6 +232,20 @@ func TestWaysToABroker(t *testing.T) {
 	} {
 		if err := round(t, pipe.Options{URL: parse(t, "tls://"+secure), TLS: c}); err == nil {
 			t.Errorf("a certificate for %s is accepted", name)
+		}
+	}
+}
+
+func TestNameAndPasswordForTheBroker(t *testing.T) {
+	addr := broker(t, "tcp", nil, &auth.Options{Ledger: &auth.Ledger{Auth: auth.AuthRules{{Username: "gate", Password: "right", Allow: true}}}})
+	u := parse(t, "tcp://"+addr)
+	check(t, round(t, pipe.Options{URL: u, Username: "gate", Password: "right"}))
+	for _, o := range []pipe.Options{{}, {Username: "gate"}, {Username: "gate", Password: "wrong"}, {Username: "other", Password: "right"}} {
+		o.URL = u
+		if err := round(t, o); err == nil {
+			t.Errorf("%q with %q got in", o.Username, o.Password)
+		} else if strings.Contains(err.Error(), "wrong") {
+			t.Errorf("the error holds the password: %v", err)
 		}
 	}
 }
