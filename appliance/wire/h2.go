@@ -178,6 +178,12 @@ func (x *stdCall) readHead() *refusal {
 	if x.hostLen, err = checkHost(bytesOf(r.Host)); err != nil {
 		return err
 	}
+	// net/http takes the first of several lengths, and one that is no number for none.
+	if v := r.Header["Content-Length"]; len(v) > 0 {
+		if n, ok := number(bytesOf(v[0])); len(v) > 1 || !ok || n != r.ContentLength {
+			return errLength
+		}
+	}
 	for name := range r.Trailer {
 		if q.Announced != "" {
 			q.Announced += ", "
@@ -207,7 +213,11 @@ func (x *stdCall) readHead() *refusal {
 				if !strings.EqualFold(v, "100-continue") {
 					return errExpect
 				}
-			case name == "Host" || hopByHop(bytesOf(name)):
+			case name == "Host":
+				if !strings.EqualFold(v, r.Host) { // RFC 9113 §8.3.1
+					return errOtherHost
+				}
+			case hopByHop(bytesOf(name)):
 			default:
 				q.Header = append(q.Header, Field{name, v})
 			}
