@@ -269,10 +269,10 @@ func bodiesProject(backend, down, slow string) fstest.MapFS {
 users: [{name: fitter, password_hash: 5BAA61E4C9B93F3F0682250B6CF8331B7EE68FD8}]
 introspection: {url: "` + down + `/introspect"}
 `)},
-		"policies.yaml": {Data: []byte(`resourcePolicies: [Zero: {count: 0, timeUnit: day}]
-subscriptionPolicies: [Zero: {count: 0, timeUnit: day}]
-applicationPolicies: [Zero: {count: 0, timeUnit: day}]
-customPolicies: [One: {keyTemplate: $userId, when: {userId: custom@carbon.super}, count: 0, timeUnit: day}]
+		"policies.yaml": {Data: []byte(`resourcePolicies: [Zero: {count: 1, timeUnit: day}]
+subscriptionPolicies: [Zero: {count: 1, timeUnit: day}]
+applicationPolicies: [Zero: {count: 1, timeUnit: day}]
+customPolicies: [One: {keyTemplate: $userId, when: {userId: custom@carbon.super}, count: 1, timeUnit: day}]
 `)},
 		"consumers.yaml": {Data: []byte(`applications:
   - {id: b, name: B, keys: [{consumer_key: k-blocked}]}
@@ -314,6 +314,9 @@ func TestErrorBodiesOfTheMicrogateway(t *testing.T) {
 	p, findings := project.Load(bodiesProject(good.url["backend"], down.URL, slow.URL))
 	if p == nil {
 		t.Fatal(findings)
+	}
+	for i := range p.Set.Plans { // no project may say so, but a bundle could
+		p.Set.Plans[i].Limit.Count = 0
 	}
 	d := devicetest.Start(t, devicetest.Options{})
 	d.Apply(t, p.Set)

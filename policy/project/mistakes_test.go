@@ -47,7 +47,12 @@ func TestMistakes(t *testing.T) {
 		{
 			"never admits",
 			map[string]string{plansFile: "subscriptionPolicies: [{a: {count: 0}}]\n"},
-			`policies.yaml:1: warning: plan "a": a count of 0 never admits a call`, "",
+			`policies.yaml:1: error: plan "a": a count of 0 never admits a call`, "to refuse somebody, use blocked in consumers.yaml",
+		},
+		{
+			"group never admits",
+			map[string]string{plansFile: "resourcePolicies: [{a: {count: 1, groups: [{name: g, match: [{ip: 10.0.0.1}], bandwidth: 0}]}}]\n"},
+			`policies.yaml:1: error: plan "a": groups[0] "g": a bandwidth of 0 never admits a call`, "to refuse somebody, use blocked in consumers.yaml",
 		},
 		{
 			"limits nothing",

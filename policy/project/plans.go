@@ -42,12 +42,6 @@ func (l *loader) plans(o *source.Object) {
 func (l *loader) plan(e source.NamedObject, kind policy.PlanKind) policy.Plan {
 	o := e.Object
 	p := policy.Plan{Kind: kind, Name: e.Name, Pos: e.Pos, Limit: l.limit(o)}
-	if p.Limit.Count == 0 && !p.Limit.IsZero() {
-		l.report.Add(Finding{
-			Pos: o.Pos("count"), Severity: Warning, Object: o.Name,
-			Message: "a count of 0 never admits a call", Hint: "to refuse somebody, use blocked in consumers.yaml",
-		})
-	}
 	if b := o.Object("burst"); b != nil {
 		p.Burst = policy.Burst{Count: b.Int(0, 1, math.MaxInt32, "count"), Per: unit(b, "sec")}
 		if !b.Has("count") {
@@ -124,6 +118,16 @@ func (l *loader) limit(o *source.Object) policy.Limit {
 		return policy.Limit{}
 	}
 	m.Window, m.Align, m.Zone = window, align, zone
+	key := "count"
+	if hasBandwidth {
+		key = "bandwidth"
+	}
+	if v := o.Value(key); v.IsScalar() && v.Text == "0" {
+		l.report.Add(Finding{
+			Pos: o.Pos(key), Severity: Error, Object: o.Name,
+			Message: "a " + key + " of 0 never admits a call", Hint: "to refuse somebody, use blocked in consumers.yaml",
+		})
+	}
 	return m
 }
 
