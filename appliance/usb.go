@@ -25,7 +25,7 @@ func (a *App) openSticks() error {
 	}
 	o := usbdrop.Options{
 		Volumes: watcher, Desk: a.desk, Queue: a.events,
-		Now: a.time.clock.Best, Lines: a.lastLines, Log: a.log.With("part", "usb"), Tell: a.showStick(),
+		Now: a.time.clock.Best, Clock: a.time.clock, Lines: a.lastLines, Log: a.log.With("part", "usb"), Tell: a.showStick(),
 	}
 	if a.link != nil {
 		o.WentOut = a.link.WentOut

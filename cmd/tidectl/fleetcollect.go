@@ -22,7 +22,7 @@ const defaultStore = "fleet.db"
 
 func (a *app) fleetCollectCommand() *cobra.Command {
 	var l linkFlags
-	var place, key, group, from string
+	var place, key, group, from, timeKey string
 	var keep, pause time.Duration
 	var rate uint64
 	var batches bool
@@ -49,6 +49,12 @@ collectors share with the same --group.`,
 			}
 			if o.Signer == nil {
 				a.Say("tidectl: warning: acknowledgements are not signed: devices take them only with mqtt.unsigned_acks and a root without a collector")
+			}
+			if timeKey != "" && from == "" {
+				return cli.Usage("--time-key goes with --from: over the link tidectl fleet publish attests the time")
+			}
+			if o.TimeSigner, err = a.roleSigner(timeKey, state, trust.RoleTime); err != nil {
+				return err
 			}
 			if from == "" {
 				if o.Broker, err = l.broker(a, "collector"); err != nil {
@@ -81,6 +87,7 @@ collectors share with the same --group.`,
 	f.StringVar(&key, "collector-key", "", "key of the collector role")
 	f.StringVar(&group, "group", "", "share the work with other collectors of this group")
 	f.StringVar(&from, "from", "", "take what devices wrote to the stick that is mounted here")
+	f.StringVar(&timeKey, "time-key", "", "with --from: key of the time role; the stick takes the time along")
 	f.DurationVar(&keep, "keep", 0, "delete batches that were received before this long ago; 0: never")
 	f.DurationVar(&pause, "pause", 0, "ask devices to send nothing for this long after each acknowledgement")
 	f.Uint64Var(&rate, "rate", 0, "ask each device for at most this many bytes a second; 0: no cap")

@@ -25,10 +25,12 @@ type CollectorOptions struct {
 	Devices Directory
 	Store   Store
 	Signer  *message.Signer // of the collector role; nil: acks are not signed
-	Group   string          // of the shared subscription; "": this collector takes everything
-	Pause   time.Duration   // asked of devices; 0: none
-	Rate    uint64          // bytes/s asked of each device; 0: no cap
-	Log     *slog.Logger
+	// TimeSigner is of the time role: sticks take the time along; nil: they do not.
+	TimeSigner *message.Signer
+	Group      string        // of the shared subscription; "": this collector takes everything
+	Pause      time.Duration // asked of devices; 0: none
+	Rate       uint64        // bytes/s asked of each device; 0: no cap
+	Log        *slog.Logger
 }
 
 // A Collector receives what devices hand up: size, signature, enrolled? → seen before? →

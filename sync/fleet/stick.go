@@ -28,6 +28,7 @@ type Taken struct {
 	Statuses int      `json:"statuses"`
 	Refused  []string `json:"refused,omitempty"` // file and reason
 	Ack      string   `json:"ack,omitempty"`     // file written for the way back
+	Time     string   `json:"time,omitempty"`    // likewise, an attestation of the time
 }
 
 // Limits of what a stick may hold.
@@ -39,7 +40,8 @@ const (
 )
 
 // From takes what devices wrote to a stick: it stores tide/out/<id>/*.tidebatch and
-// status.tidestatus, and then writes tide/ack/<id>.tideack for the way back. Twice is harmless.
+// status.tidestatus, and then writes tide/ack/<id>.tideack for the way back, and with a TimeSigner
+// <id>.tidetime beside it. Twice is harmless.
 // A file that is not whole or not signed is told and passed over; what stands before its
 // fault is taken.
 func (c *Collector) From(ctx context.Context, dir string) ([]Taken, error) {
@@ -129,8 +131,34 @@ func (c *Collector) fromDevice(ctx context.Context, root *os.Root, dir string, i
 		t.Losses += len(in.Losses)
 		t.Statuses += len(in.Statuses)
 	}
-	t.Ack, err = c.writeAck(dir, id, w)
+	if t.Ack, err = c.writeAck(dir, id, w); err != nil {
+		return t, err
+	}
+	t.Time, err = c.writeTime(dir, id)
 	return t, err
+}
+
+// writeTime writes an attestation of the time for a device. It answers no question, so that it
+// proves what time has passed, and no more.
+func (c *Collector) writeTime(dir string, id trust.DeviceID) (string, error) {
+	if c.o.TimeSigner == nil {
+		return "", nil
+	}
+	b, err := c.o.TimeSigner.Time(&message.Time{Device: id, Milli: uint64(time.Now().UnixMilli()), Error: clockError}) //nolint:gosec // not negative
+	if err != nil {
+		return "", about(id, err)
+	}
+	return c.writeBack(dir, id.String()+".tidetime", envelope.File(envelope.Time, b))
+}
+
+// writeBack writes a file for the way back to a device.
+func (c *Collector) writeBack(dir, name string, b []byte) (string, error) {
+	folder := filepath.Join(dir, "tide", "ack")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	name = filepath.Join(folder, name)
+	return name, durable.WriteFile(name, b, 0o644)
 }
 
 // stickCommit bounds one transaction.
@@ -243,10 +271,5 @@ func (c *Collector) writeAck(dir string, id trust.DeviceID, w *ackWriter) (strin
 	if err != nil {
 		return "", about(id, err)
 	}
-	folder := filepath.Join(dir, "tide", "ack")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", err
-	}
-	name := filepath.Join(folder, id.String()+".tideack")
-	return name, durable.WriteFile(name, envelope.File(envelope.Ack, b), 0o644)
+	return c.writeBack(dir, id.String()+".tideack", envelope.File(envelope.Ack, b))
 }

@@ -13,10 +13,10 @@ import (
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }
 
-// ownAck opens the ack for this device, if there is one. Those of other devices, on a stick
-// that goes round, are not looked at.
-func (v *visit) ownAck() []*file {
-	name := ackFolder + "/" + v.p.o.Device.String() + ".tideack"
+// ownFile opens the file for this device in the folder of acks, if there is one. Those of other
+// devices, on a stick that goes round, are not looked at.
+func (v *visit) ownFile(ext string) []*file {
+	name := ackFolder + "/" + v.p.o.Device.String() + ext
 	f, err := v.s.open(name, sniffBytes)
 	switch {
 	case err == nil:

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"tidegate/platform/clock"
 	"tidegate/platform/media"
 	"tidegate/policy/refusal"
 	"tidegate/store/events"
@@ -36,6 +37,12 @@ type Desk interface {
 	Floor() trust.Floor
 	Status() intake.Status
 	Watch() (reports <-chan intake.Report, stop func())
+}
+
+// A Clock hears of times that have passed; [clock.Clock] is one.
+type Clock interface {
+	Lower() time.Time
+	Contribute(k clock.Contribution) error
 }
 
 // Volumes tells of sticks; [media.Watcher] does.
@@ -75,6 +82,7 @@ type Options struct {
 	Plain   message.PlainAcks
 	Release Release
 	Now     func() time.Time // the device's estimate
+	Clock   Clock            // nil: the time is not taken from sticks
 
 	// Open opens a volume, or refuses its file system; nil: [media.CheckFileSystem] and [media.Open].
 	Open func(v media.Volume) (Folder, error)

@@ -68,6 +68,8 @@ func (i *Item) text() string {
 		return "acknowledgement taken"
 	case r.Word != "":
 		return string(r.Word) + ": " + r.Detail
+	case r.Kind == envelope.Time && !r.Already:
+		return "time taken: the floor of the clock has risen"
 	}
 	text := r.Phase.String()
 	if r.Already {
@@ -109,8 +111,10 @@ func (v *Verdict) decide() {
 		}
 	}
 	other := v.taken(envelope.Device)
-	if other == nil {
-		other = v.taken(envelope.Root)
+	for _, k := range []envelope.Kind{envelope.Root, envelope.Time} {
+		if other == nil {
+			other = v.taken(k)
+		}
 	}
 	switch {
 	case bundle != nil && bundle.Report.Phase == intake.OnTrial:

@@ -153,7 +153,13 @@ func (v *visit) takeIn(ctx context.Context) {
 			v.item(f, r, err)
 		}
 	}
-	for _, f := range append(kinds[envelope.Ack], v.ownAck()...) {
+	if v.p.o.Clock != nil { // before what may have expired, or begun, is judged
+		for _, f := range append(kinds[envelope.Time], v.ownFile(".tidetime")...) {
+			v.attest(f)
+		}
+		delete(kinds, envelope.Time)
+	}
+	for _, f := range append(kinds[envelope.Ack], v.ownFile(".tideack")...) {
 		v.acknowledge(f)
 	}
 	v.takeBundle(ctx, kinds[envelope.Manifest])

@@ -83,7 +83,7 @@ func newWorld(t testing.TB, change func(*Options)) *world {
 	check(t, err)
 	t.Cleanup(func() { check(t, w.device.Stop()) })
 	o := Options{
-		Volumes: w.ports, Desk: w.device.Desk, Device: w.device.ID, Key: key, Queue: w.device.Queue, Now: mqttsynctest.Now,
+		Volumes: w.ports, Desk: w.device.Desk, Device: w.device.ID, Key: key, Queue: w.device.Queue, Now: mqttsynctest.Now, Clock: w.device.Clock,
 		Status: w.device.Client.Status, Lines: func(int) []string { return []string{"a line of the log"} },
 		Enrol: func() ([]byte, error) { return []byte("request"), nil },
 		Open: func(v media.Volume) (Folder, error) {
@@ -237,7 +237,8 @@ func (w *world) office() *fleet.Collector {
 	check(w.t, err)
 	w.t.Cleanup(func() { check(w.t, s.Close()) })
 	signer := w.fleet.Signer(trust.RoleCollector)
-	return fleet.NewCollector(fleet.CollectorOptions{Fleet: mqttsynctest.Name, Root: w.fleet.State, Devices: w.fleet, Store: s, Signer: &signer})
+	clock := w.fleet.Signer(trust.RoleTime)
+	return fleet.NewCollector(fleet.CollectorOptions{Fleet: mqttsynctest.Name, Root: w.fleet.State, Devices: w.fleet, Store: s, Signer: &signer, TimeSigner: &clock})
 }
 
 // A bent folder is a stick that misbehaves.
