@@ -7,27 +7,12 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"tidegate/appliance/gateway"
-
-	"github.com/VictoriaMetrics/metrics"
 )
 
-// ownMetrics count what the API itself does. They have a set of their own: nothing is
-// registered in globals.
-type ownMetrics struct{ set *metrics.Set }
-
-func newOwnMetrics() *ownMetrics {
-	m := &ownMetrics{set: metrics.NewSet()}
-	for _, r := range []string{"right", "wrong", "throttled"} {
-		m.logins(r)
-	}
-	return m
-}
-
-// logins counts sign-ins by result, one of "right", "wrong", "throttled".
-func (m *ownMetrics) logins(result string) *metrics.Counter {
-	return m.set.GetOrCreateCounter(`tidegate_admin_logins_total{result=` + strconv.Quote(result) + `}`)
-}
+// logins counts sign-ins by result, since the start.
+type logins struct{ right, wrong, throttled atomic.Uint64 }
 
 // metrics answers in the Prometheus text format 0.0.4.
 //
@@ -46,7 +31,9 @@ func (a *API) metrics(w http.ResponseWriter, _ *http.Request) error {
 	traceDevice(e, &s)
 	traceMachine(e, &s)
 	e.head("tidegate_admin_logins_total", "counter", "Sign-ins to the page by result.")
-	a.m.set.WritePrometheus(buf)
+	e.count("tidegate_admin_logins_total", a.logins.right.Load(), label{"result", "right"})
+	e.count("tidegate_admin_logins_total", a.logins.throttled.Load(), label{"result", "throttled"})
+	e.count("tidegate_admin_logins_total", a.logins.wrong.Load(), label{"result", "wrong"})
 	return buf.Flush()
 }
 
@@ -94,18 +81,28 @@ func appendQuoted(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
+// count writes a sample that is a whole number.
+func (e *exposition) count(name string, v uint64, labels ...label) {
+	fmt.Fprintf(e.w, "%s %d\n", seriesName(name, labels...), v) //nolint:errcheck // Flush reports it
+}
+
+// value writes a sample.
+func (e *exposition) value(name string, v float64, labels ...label) {
+	fmt.Fprintf(e.w, "%s %s\n", seriesName(name, labels...), strconv.FormatFloat(v, 'g', -1, 64)) //nolint:errcheck // Flush reports it
+}
+
 func (e *exposition) counter(name, help string, v uint64, labels ...label) {
 	if help != "" {
 		e.head(name, "counter", help)
 	}
-	metrics.WriteCounterUint64(e.w, seriesName(name, labels...), v)
+	e.count(name, v, labels...)
 }
 
 func (e *exposition) gauge(name, help string, v float64, labels ...label) {
 	if help != "" {
 		e.head(name, "gauge", help)
 	}
-	metrics.WriteGaugeFloat64(e.w, seriesName(name, labels...), v)
+	e.value(name, v, labels...)
 }
 
 // flag is a gauge of 0 or 1.
@@ -133,8 +130,8 @@ func (a *API) traceCalls(e *exposition) {
 	e.head("tidegate_request_seconds_total", "counter", "Time spent on calls, by operation of the bundle.")
 	stats.Each(func(o *gateway.OpStats) {
 		if n := o.Counts().Micros.Load(); n > 0 {
-			metrics.WriteCounterFloat64(e.w, seriesName("tidegate_request_seconds_total", label{"api", o.API}, label{"version", o.Version},
-				label{"method", o.Method}, label{"template", o.Template}), float64(n)/1e6)
+			e.value("tidegate_request_seconds_total", float64(n)/1e6, label{"api", o.API}, label{"version", o.Version},
+				label{"method", o.Method}, label{"template", o.Template})
 		}
 	})
 	rows, other := a.apiRows()
@@ -208,10 +205,10 @@ func (e *exposition) histogram(name string, t *TrafficRow) {
 		if i < len(gateway.Bounds) {
 			le = strconv.FormatFloat(gateway.Bounds[i], 'g', -1, 64)
 		}
-		metrics.WriteCounterUint64(e.w, seriesName(name+"_bucket", api, version, label{"le", le}), sum)
+		e.count(name+"_bucket", sum, api, version, label{"le", le})
 	}
-	metrics.WriteCounterFloat64(e.w, seriesName(name+"_sum", api, version), float64(t.Micros)/1e6)
-	metrics.WriteCounterUint64(e.w, seriesName(name+"_count", api, version), sum)
+	e.value(name+"_sum", float64(t.Micros)/1e6, api, version)
+	e.count(name+"_count", sum, api, version)
 }
 
 // traceBackends writes the state of backends and breakers.
@@ -230,7 +227,7 @@ func (a *API) traceBackends(e *exposition) {
 	family := func(name, kind, help string, v func(i int) float64) {
 		e.head(name, kind, help)
 		for i := range list {
-			metrics.WriteGaugeFloat64(e.w, seriesName(name, labels(i)...), v(i))
+			e.value(name, v(i), labels(i)...)
 		}
 	}
 	family("tidegate_backend_up", "gauge", "1 while a backend takes calls; 0 while a health check, a breaker or ejection keeps them away.", func(i int) float64 {

@@ -275,7 +275,7 @@ func (p *page) login(w http.ResponseWriter, r *http.Request) error {
 func (p *page) try(ctx context.Context, addr netip.Addr, name, password string) (Account, bool, error) {
 	wait, n := p.guard.wait(addr, time.Now())
 	if wait > 0 {
-		p.m.logins("throttled").Inc()
+		p.logins.throttled.Add(1)
 		return Account{}, false, &statusError{status: http.StatusTooManyRequests, after: wait, text: "too many wrong passwords from your address", hint: "lost it? at the device: tidegate admin passwd"}
 	}
 	x, right, err := p.d.Accounts.Login(ctx, name, password)
@@ -284,9 +284,9 @@ func (p *page) try(ctx context.Context, addr netip.Addr, name, password string) 
 		return x, false, &statusError{status: http.StatusServiceUnavailable, after: time.Second, text: err.Error()}
 	case right:
 		p.guard.succeeded(addr)
-		p.m.logins("right").Inc()
+		p.logins.right.Add(1)
 	default:
-		p.m.logins("wrong").Inc()
+		p.logins.wrong.Add(1)
 		if n == 1 || n >= freeTries { // the audit log is no place for a flood: the guard paces the rest
 			p.note("page @"+addr.String(), fmt.Sprintf("wrong password, %d in a row", n))
 		}

@@ -53,7 +53,7 @@ type Device struct {
 type API struct {
 	d      Device
 	mux    *http.ServeMux
-	m      *ownMetrics
+	logins logins
 	series series
 }
 
@@ -112,7 +112,7 @@ func Patterns() []string {
 
 // New returns the API of a device.
 func New(d Device) *API {
-	a := &API{d: d, mux: http.NewServeMux(), m: newOwnMetrics()}
+	a := &API{d: d, mux: http.NewServeMux()}
 	for _, r := range a.routes() {
 		a.mux.Handle(r.pattern, a.handle(r.fn))
 	}
