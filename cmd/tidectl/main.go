@@ -84,6 +84,7 @@ func (a *app) root() *cobra.Command {
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	complete(root)
 	return root
 }
 
