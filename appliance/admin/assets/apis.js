@@ -99,7 +99,7 @@ export function apis() {
       btn.setAttribute('aria-expanded', String(on));
       self.refreshNow();
     } }, `${a.name} ${a.version}`);
-    const node = h('tr', {}, h('td', {}, btn), h('td', { class: 'mono break' }, a.base_path), f.rate, h('td', {}, line.node), f.errors, f.p95, f.calls);
+    const node = h('tr', {}, h('td', {}, btn), h('td', { class: 'mono break' }, a.base_path), f.rate, h('td', { class: 'spare' }, line.node), f.errors, f.p95, f.calls);
     const self = { node, refreshNow() { describedAt = described.length ? describedAt : 0; viewRefresh(); }, update() {
       f.update(window_(samples, k), total(samples.at(-1)?.rows.get(k)));
       line.update(trend(samples, k).length ? trend(samples, k) : [0], 1);
@@ -111,7 +111,7 @@ export function apis() {
     const f = figures();
     const k = opKey(o);
     const marks = [o.plan && pill('plain', o.plan), !o.secured && pill('warn plain', 'open to all'), o.scopes?.length && pill('plain', o.scopes.join(' or '))];
-    const node = h('tr', { class: 'sub' }, h('td', { class: 'break' }, h('span', { class: 'method' }, o.method), h('span', { class: 'mono' }, o.template)), h('td', {}, marks), f.rate, h('td'), f.errors, f.p95, f.calls);
+    const node = h('tr', { class: 'sub' }, h('td', { class: 'break' }, h('span', { class: 'method' }, o.method), h('span', { class: 'mono' }, o.template)), h('td', { class: 'key' }, marks), f.rate, h('td'), f.errors, f.p95, f.calls);
     return { node, update() { const list = open.get(api) ?? []; f.update(window_(list, k), total(list.at(-1)?.rows.get(k))); } };
   }
 

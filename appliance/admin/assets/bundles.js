@@ -21,7 +21,7 @@ export function bundles() {
       if (list.at(-1)?.n !== lastHistory) {
         lastHistory = list.at(-1)?.n;
         t.body.replaceChildren(...list.reverse().map((e) => h('tr', {}, h('td', { class: 'num' }, number(e.n)), h('td', { class: 'small' }, time(e.system && !e.system.startsWith('0001') && e.system > e.floor ? e.system : e.floor)),
-          h('td', {}, e.event), h('td', { class: 'mono small' }, e.code ?? ''), h('td', { class: 'small break' }, e.source ?? ''), h('td', { class: 'small break' }, e.detail ?? '', e.digest && h('span', { class: 'mono muted' }, ' ' + short(e.digest))))));
+          h('td', { class: 'key' }, e.event), h('td', { class: 'mono small' }, e.code ?? ''), h('td', { class: 'small break' }, e.source || ''), h('td', { class: 'small break' }, e.detail ?? '', e.digest && h('span', { class: 'mono muted' }, ' ' + short(e.digest))))));
         t.nothing(list.length ? '' : 'Nothing has happened.');
       }
     },

@@ -31,7 +31,7 @@ export function calls() {
   function row(c) {
     const bad = c.status >= 500 || c.status === 0;
     return h('tr', {}, h('td', { class: 'mono small', title: time(c.time) }, clock(c.time)),
-      h('td', { class: 'break' }, h('button', { class: 'row', type: 'button', onclick: () => show(c) }, h('span', { class: 'method' }, c.method || '?'), h('span', { class: 'mono' }, c.template || '(no operation)')), c.api && h('div', { class: 'small muted' }, `${c.api} ${c.version}`)),
+      h('td', { class: 'break key' }, h('button', { class: 'row', type: 'button', onclick: () => show(c) }, h('span', { class: 'method' }, c.method || '?'), h('span', { class: 'mono' }, c.template || '(no operation)')), c.api && h('div', { class: 'small muted' }, `${c.api} ${c.version}`)),
       h('td', { class: 'num ' + (bad ? 'text-bad' : c.status >= 400 ? 'text-warn' : '') }, String(c.status || 'cut')),
       h('td', {}, c.refused_by ? `${c.refused_by}${c.fault ? ' ' + c.fault : ''}` : ''), h('td', { class: 'num' }, ms(c.total_us / 1000)),
       h('td', { class: 'break' }, [c.application, c.user].filter(Boolean).join(' · ')), h('td', { class: 'mono small' }, c.client || ''));

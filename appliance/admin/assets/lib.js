@@ -157,8 +157,13 @@ export const meaning = (code) => (codes[code] ? `${code} (${codes[code]})` : Str
 /** A table with a caption for screen readers; returns its parts. */
 export function table(caption, heads, cls) {
   const body = h('tbody');
+  const names = heads.map((t) => (Array.isArray(t) ? t[0] : t));
+  // On a phone a row becomes a block whose cells carry the names of their columns.
+  new MutationObserver((all) => {
+    for (const m of all) for (const row of m.addedNodes) [...row.children].forEach((cell, i) => { cell.dataset.name = names[i]; });
+  }).observe(body, { childList: true });
   const node = h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },
-    h('table', { class: cls }, h('thead', {}, h('tr', {}, heads.map((t) => {
+    h('table', { class: cls ?? 'stack' }, h('thead', {}, h('tr', {}, heads.map((t) => {
       const [text, c] = Array.isArray(t) ? t : [t];
       return h('th', { scope: 'col', class: c }, text);
     }))), body));

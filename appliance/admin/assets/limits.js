@@ -3,7 +3,7 @@ import { h, get, put, keyed, table, head, post, ask, toast, number, span, isAdmi
 
 export function limits() {
   const plan = h('select', { id: 'plan' }, h('option', { value: '' }, 'All plans'));
-  const t = table('Counters, the fullest first', ['Plan', 'Level', 'Used', ['', 'num'], 'Starts again', 'Key', ''], '');
+  const t = table('Counters, the fullest first', ['Plan', 'Level', 'Used', ['', 'num'], 'Starts again', 'Key', '']);
   const note = h('p', { class: 'small muted' });
   const node = h('div', {}, head('Limits'), h('section', { class: 'card' },
     h('div', { class: 'tools' }, h('div', { class: 'field' }, h('label', { for: 'plan' }, 'Plan'), plan)), t.node, note));
