@@ -1,0 +1,2 @@
+. /opt/docs/setup/site.sh
+serve
