@@ -248,7 +248,7 @@ func (d *reader) advanced(g *policy.Endpoints, a *source.Object) {
 		if w := c.Object("rollingWindow"); w != nil {
 			b.Volume = uint32(w.Int(10, 1, 1<<20, "requestVolumeThreshold"))
 			b.Window = millis(w, time.Minute, "timeWindowInMillis")
-			b.Bucket = millis(w, 0, "bucketSizeInMillis")
+			b.Bucket = millis(w, min(b.Bucket, b.Window), "bucketSizeInMillis")
 			w.CloseLoosely()
 		}
 		b.Share = c.Float(0.5, 0, 1, "failureThreshold")

@@ -14,12 +14,12 @@ func FuzzLoad(f *testing.F) {
 	names := []string{tideFile, plansFile, authFile, consumersFile, secretsFile, "apis/meters.yaml", "apis/other.json", "keys/plant.jwks.json"}
 	sound := fstest.MapFS{}
 	for _, name := range append(names, "certs/apim.pem", "keys/client.key") {
-		if b, err := os.ReadFile(filepath.Join("testdata/everything", name)); err == nil {
+		if b, err := os.ReadFile(filepath.Join(everything, name)); err == nil {
 			sound[name] = &fstest.MapFile{Data: b}
 		}
 	}
 	if len(sound) != 9 {
-		f.Fatalf("got %d files of testdata/everything", len(sound))
+		f.Fatalf("got %d files of %s", len(sound), everything)
 	}
 	for i, name := range names {
 		if file := sound[name]; file != nil {

@@ -106,7 +106,7 @@ func TestEveryMistakeIsToldAtOnceWithItsPlace(t *testing.T) {
 }
 
 func TestEverythingIsReadAsWritten(t *testing.T) {
-	p, _ := mustLoad(t, os.DirFS("testdata/everything"))
+	p, _ := mustLoad(t, os.DirFS(everything))
 	got := golden(t, p)
 	name := "testdata/everything.golden"
 	if os.Getenv("UPDATE_GOLDEN") != "" {
@@ -182,8 +182,8 @@ func prune(v any) any {
 }
 
 func TestLoadingTwiceGivesTheSameBytes(t *testing.T) {
-	a, _ := mustLoad(t, os.DirFS("testdata/everything"))
-	b, _ := mustLoad(t, os.DirFS("testdata/everything"))
+	a, _ := mustLoad(t, os.DirFS(everything))
+	b, _ := mustLoad(t, os.DirFS(everything))
 	x, err := policy.Encode(a.Set)
 	if err != nil {
 		t.Fatal(err)
@@ -345,7 +345,7 @@ revoked:
 }
 
 func TestSecretsComeFromTextsTreesAndFiles(t *testing.T) {
-	p, _ := mustLoad(t, os.DirFS("testdata/everything"))
+	p, _ := mustLoad(t, os.DirFS(everything))
 	got := map[string]string{}
 	for k, v := range p.Secrets {
 		got[k] = string(v)

@@ -13,6 +13,9 @@ import (
 
 const reference = "../../docs/reference/project.md"
 
+// everything is the project of the manual in which each key stands.
+const everything = "../../docs/reference/example"
+
 // families maps paths of readers to the heading under which the manual describes them.
 var families = []struct{ from, to string }{
 	{"document x-", "x-"},
@@ -28,19 +31,29 @@ var families = []struct{ from, to string }{
 	{"tide.yaml validate", "x-tidegate-validate"},
 }
 
-// knownKeys are the keys that the readers ask for, named as the manual names them.
-func knownKeys(t *testing.T) []string {
+// knownKeys are the keys that the readers ask for, named as the manual names them, and those of
+// them that an example gives: that of each key, or those in the manual.
+func knownKeys(t *testing.T, manual string) (known, given []string) {
 	t.Helper()
-	l := newLoader(os.DirFS("testdata/everything"))
-	l.load()
-	for _, f := range l.report.Findings() {
-		if f.Severity == Error {
-			t.Fatalf("testdata/everything: %s", f)
+	for _, fsys := range []fs.FS{os.DirFS(everything), blocks(t, manual)} {
+		l := newLoader(fsys)
+		l.load()
+		for _, f := range l.report.Findings() {
+			if f.Severity == Error {
+				t.Fatal(f)
+			}
 		}
+		known, given = append(known, ofManual(l.report.Keys())...), append(given, ofManual(l.report.Given())...)
 	}
+	slices.Sort(known)
+	return slices.Compact(known), given
+}
+
+// ofManual names keys as the manual does.
+func ofManual(keys []string) []string {
 	own := []string{"operationId", "responses", "servers", "security", "callbacks"} // of OpenAPI itself
 	var out []string
-	for _, k := range l.report.Keys() {
+	for _, k := range keys {
 		path, key, _ := strings.Cut(k, ": ")
 		if strings.HasPrefix(path, secretsFile) || strings.HasPrefix(key, "access-control-") || slices.Contains(own, key) {
 			continue
@@ -90,7 +103,8 @@ func TestReferenceDescribesEveryKeyAndNoOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known, described := knownKeys(t), describedKeys(string(b))
+	known, given := knownKeys(t, string(b))
+	described := describedKeys(string(b))
 	for _, k := range known {
 		if !slices.Contains(described, k) {
 			t.Errorf("the manual does not describe %s", k)
@@ -101,22 +115,30 @@ func TestReferenceDescribesEveryKeyAndNoOther(t *testing.T) {
 			t.Errorf("the manual describes %s, which nothing reads", k)
 		}
 	}
+	for _, k := range known {
+		if !slices.Contains(given, k) && !slices.Contains(notGiven, k) {
+			t.Errorf("no example gives %s", k)
+		}
+	}
 }
 
-func TestExamplesOfReferenceAreAProject(t *testing.T) {
-	b, err := os.ReadFile(reference)
-	if err != nil {
-		t.Fatal(err)
-	}
+// notGiven are keys that are refused, so that no example can give them.
+var notGiven = []string{
+	"auth.yaml users[]: password", "consumers.yaml api_keys[]: key", "x-wso2-production-endpoints securityConfig: password",
+}
+
+// blocks is the project that the manual shows in pieces.
+func blocks(t *testing.T, manual string) fstest.MapFS {
+	t.Helper()
 	fsys := fstest.MapFS{}
 	for _, name := range []string{"keys/plant.jwks.json", "certs/apim.pem"} {
-		data, err := os.ReadFile(filepath.Join("testdata/everything", name))
+		data, err := os.ReadFile(filepath.Join(everything, name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		fsys[name] = &fstest.MapFile{Data: data}
 	}
-	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(b), -1) {
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(manual, -1) {
 		head, _, _ := strings.Cut(block[1], "\n")
 		name := strings.TrimPrefix(head, "# ")
 		if !fs.ValidPath(name) || fsys[name] != nil {
@@ -124,6 +146,15 @@ func TestExamplesOfReferenceAreAProject(t *testing.T) {
 		}
 		fsys[name] = &fstest.MapFile{Data: []byte(block[1])}
 	}
+	return fsys
+}
+
+func TestExamplesOfReferenceAreAProject(t *testing.T) {
+	b, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys := blocks(t, string(b))
 	p, findings := Load(fsys)
 	for _, f := range findings {
 		t.Errorf("%s (%s)", f, f.Hint)

@@ -41,6 +41,11 @@ func (r *Report) Object(n *Node, path, name string) *Object {
 // of keys a reader knows, which its manual is compared with.
 func (r *Report) Keys() []string { return slices.Sorted(maps.Keys(r.keys)) }
 
+// Given returns those of [Report.Keys] that were there.
+func (r *Report) Given() []string {
+	return slices.DeleteFunc(r.Keys(), func(k string) bool { return !r.keys[k] })
+}
+
 // Pos returns the place of the key, or of the object when the key is not there.
 func (o *Object) Pos(key string) policy.Pos {
 	if o == nil {
@@ -70,19 +75,21 @@ func (o *Object) Value(keys ...string) *Node {
 	var found *Node
 	for _, k := range keys {
 		o.asked[k] = true
-		o.report.know(o.path + ": " + k)
-		if v := o.Node.Value(k); found == nil && !v.Absent() {
+		v := o.Node.Value(k)
+		o.report.know(o.path+": "+k, !v.Absent())
+		if found == nil && !v.Absent() {
 			found = v
 		}
 	}
 	return found
 }
 
-func (r *Report) know(key string) {
+// know notes a key that is asked for, and whether it is there.
+func (r *Report) know(key string, given bool) {
 	if r.keys == nil {
 		r.keys = map[string]bool{}
 	}
-	r.keys[key] = true
+	r.keys[key] = r.keys[key] || given
 }
 
 // Has reports whether one of the keys is there and not null.
