@@ -162,7 +162,7 @@ func TestExamplesOfReferenceAreAProject(t *testing.T) {
 	if p == nil {
 		t.Fatal("the examples of the manual are no project")
 	}
-	if len(fsys) != 8 {
-		t.Errorf("got %d files, want the six of a project and two keys", len(fsys))
+	if len(fsys) != 9 {
+		t.Errorf("got %d files, want the seven of a project and two keys", len(fsys))
 	}
 }
