@@ -3,6 +3,7 @@ package appliance_test
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,8 +29,8 @@ func shared(t *testing.T) string {
 	return dir
 }
 
-// projectOf makes a project of one document.
-func projectOf(t *testing.T, document string) *project.Project {
+// projectFiles is a project of one document; tide is put into its tide.yaml.
+func projectFiles(t *testing.T, document, tide string) fs.FS {
 	t.Helper()
 	dir := t.TempDir()
 	b, err := os.ReadFile(document)
@@ -40,14 +41,20 @@ func projectOf(t *testing.T, document string) *project.Project {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"tide.yaml":                       "product: test\nname: test\nbackend: http://127.0.0.1:8080\naccept_dropped: [interceptors, plans]\n",
+		"tide.yaml":                       "product: test\nname: test\nbackend: http://127.0.0.1:8080\n" + tide,
 		"apis/" + filepath.Base(document): string(b),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p, findings := project.Load(os.DirFS(dir))
+	return os.DirFS(dir)
+}
+
+// projectOf makes a project of one document.
+func projectOf(t *testing.T, document string) *project.Project {
+	t.Helper()
+	p, findings := project.Load(projectFiles(t, document, "accept_dropped: [interceptors, plans]\n"))
 	if p == nil {
 		for _, f := range findings {
 			if f.Severity == project.Error {
