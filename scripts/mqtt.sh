@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The link over real brokers on loopback: Mosquitto and a NATS server with our access rules and
-# TLS, then a chaos run over Mosquitto that cuts the link, kills the broker and kills the device,
-# with controls that must lose. It ends what it starts.
+# TLS, a small fleet with the fleet's programs (make fleet-sim is the large one), then a chaos run
+# over Mosquitto that cuts the link, kills the broker and kills the device, with controls that must
+# lose. It ends what it starts.
 #   TIDEGATE_CHAOS=10m scripts/mqtt.sh    the long form; the short one takes 20 s, the controls 15 s each
 #   TIDEGATE_TEST_POSTGRES                set by this script where a PostgreSQL server can be had
 set -uo pipefail
@@ -78,6 +79,9 @@ else
 	pids+=($!)
 	listens "$port"
 	"$dir/link" conformance -dir "$dir/certs" -broker "tls://127.0.0.1:$port" || { tail -20 "$dir/mosquitto.log"; fail "mosquitto"; }
+
+	go build -o "$dir/fleetsim" ./scripts/fleetsim || fail "build"
+	"$dir/fleetsim" -n 200 -spread 2s -every 5s -steady 5s -back 3s || fail "a small fleet"
 
 	port=$(free_port)
 	printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\nmax_packet_size 131072\nlog_type none\n' "$port" >"$dir/chaos.conf"

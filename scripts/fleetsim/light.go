@@ -35,16 +35,17 @@ type light struct {
 	conn    net.Conn
 	mid     uint16
 
-	stating sync.Mutex
-	have    atomic.Pointer[message.Offer] // the bundle that is complete
+	seq      atomic.Uint64 // of the newest batch
+	stating  sync.Mutex
+	answered atomic.Bool                   // on this connection
+	have     atomic.Pointer[message.Offer] // the bundle that is complete
 
 	// The rest belongs to the goroutine that reads.
-	offer    *message.Offer
-	head     []byte
-	chunks   []bundle.Chunk
-	part     int
-	got      int
-	answered bool
+	offer  *message.Offer
+	head   []byte
+	chunks []bundle.Chunk
+	part   int
+	got    int
 }
 
 const (
@@ -68,7 +69,7 @@ func (d *light) run(ctx context.Context, after time.Duration) {
 		if err := d.session(ctx); err != nil && ctx.Err() == nil {
 			d.s.dropped.Add(1)
 		}
-		after = time.Duration(rand.Int64N(int64(30 * time.Second)))
+		after = time.Duration(rand.Int64N(int64(d.s.back)))
 	}
 }
 
@@ -103,9 +104,10 @@ func (d *light) session(ctx context.Context) error {
 		return err
 	}
 	d.status()
-	d.unsigned(&message.Hello{Token: d.nonce, Product: "gate", Channel: "stable", Enrol: 1, Root: 1})
+	d.answered.Store(false)
 	sending, end := context.WithCancel(ctx)
 	defer end()
+	go d.hello(sending)
 	go d.batches(sending)
 	go d.report(sending)
 	for {
@@ -160,6 +162,16 @@ func (d *light) status() {
 	}
 }
 
+// hello asks who is there until somebody answers.
+func (d *light) hello(ctx context.Context) {
+	for !d.answered.Load() {
+		d.unsigned(&message.Hello{Token: d.nonce, Product: "gate", Channel: "stable", Enrol: 1, Root: 1})
+		if !sleep(ctx, 30*time.Second) {
+			return
+		}
+	}
+}
+
 // report says how the device is, again and again.
 func (d *light) report(ctx context.Context) {
 	for sleep(ctx, d.s.states/2+time.Duration(rand.Int64N(int64(d.s.states)))) {
@@ -173,7 +185,8 @@ func (d *light) batches(ctx context.Context) {
 	if !sleep(ctx, time.Duration(rand.Int64N(int64(d.s.every)))) {
 		return
 	}
-	for seq := uint64(1); ; seq++ {
+	for {
+		seq := d.seq.Add(1)
 		var b batch.Builder
 		at := time.Now()
 		for _, e := range eventstest.Mix(d.s.calls, at, rand.Uint64()) {
@@ -207,8 +220,7 @@ func (d *light) take(m *packets.PublishPacket) {
 	}
 	switch v := v.(type) {
 	case *message.Announcement:
-		if v.Token != nil && !d.answered {
-			d.answered = true
+		if v.Token != nil && d.answered.CompareAndSwap(false, true) {
 			d.s.answered.Add(1)
 		}
 		if v.Offer != nil && d.offer == nil {

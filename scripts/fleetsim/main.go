@@ -35,7 +35,7 @@ func main() {
 type sim struct {
 	n                      int
 	spread, every, steady  time.Duration
-	states                 time.Duration
+	states, back           time.Duration
 	calls, size            int
 	addr, dir              string
 	fleet                  *mqttsynctest.Fleet
@@ -52,6 +52,7 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&s.spread, "spread", 60*time.Second, "the connect storm is spread over this")
 	flag.DurationVar(&s.every, "every", time.Minute, "one batch per device in this time")
 	flag.DurationVar(&s.states, "states", 10*time.Minute, "one state per device in this time (a real one sends it each 6 h)")
+	flag.DurationVar(&s.back, "back", 30*time.Second, "a device whose connection ended comes back within this")
 	flag.DurationVar(&s.steady, "steady", time.Minute, "how long steady load is measured")
 	flag.IntVar(&s.calls, "calls", 50, "calls in a batch")
 	flag.IntVar(&s.size, "bundle", 20_000, "bytes of the bundle")
@@ -96,6 +97,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	s.measureSteady(ctx)
+	if err := s.again(ctx); err != nil {
+		return err
+	}
 	if err := s.stages(ctx, reg, tide); err != nil {
 		return err
 	}
@@ -173,6 +177,27 @@ func (s *sim) measureSteady(ctx context.Context) {
 	fmt.Printf("steady for %.0f s: %.0f batches/s sent, %.0f/s acknowledged after commit; %d connections lost\n",
 		took, float64(s.sent.Load()-sent)/took, float64(s.acked.Load()-acked)/took, s.dropped.Load())
 	m.print()
+}
+
+// again kills the broker, which has kept nothing, and waits until everybody is back.
+func (s *sim) again(ctx context.Context) error {
+	s.answered.Store(0)
+	if err := s.restart(); err != nil {
+		return err
+	}
+	m := s.measure()
+	for s.answered.Load() < int64(s.n) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if time.Since(m.began) > 10*time.Minute {
+			return fmt.Errorf("ten minutes after the broker came back only %d devices are", s.answered.Load())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	fmt.Printf("broker killed and started: all connected, subscribed and answered after %.1f s, with pauses of up to %s\n", time.Since(m.began).Seconds(), s.back)
+	m.print()
+	return nil
 }
 
 // stages publishes to 1, 10 and 100 percent.

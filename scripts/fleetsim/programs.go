@@ -70,6 +70,24 @@ func (s *sim) broker() error {
 	if err := s.start("mosquitto", "mosquitto", "-c", conf); err != nil {
 		return err
 	}
+	return s.listens()
+}
+
+// restart kills the broker and starts it again.
+func (s *sim) restart() error {
+	b := s.programs[0]
+	_ = b.cmd.Process.Kill()
+	_ = b.cmd.Wait()
+	s.seen.forget()
+	b.cmd = exec.Command(b.cmd.Args[0], b.cmd.Args[1:]...)
+	if err := b.cmd.Start(); err != nil {
+		return err
+	}
+	return s.listens()
+}
+
+// listens waits until the broker does.
+func (s *sim) listens() error {
 	for range 200 {
 		if c, err := net.Dial("tcp", s.addr); err == nil {
 			return c.Close()
@@ -141,21 +159,34 @@ type watcher struct {
 
 const sysMessages = "$SYS/broker/publish/messages/"
 
-func watch(ctx context.Context, u *url.URL) (*watcher, error) {
-	p, err := pipe.Dial(ctx, pipe.Options{URL: u, ClientID: "watcher", KeepAlive: time.Minute, WhenFull: pipe.Wait})
-	if err != nil {
-		return nil, err
+// follow subscribes to the counts of the broker, when it is there.
+func follow(ctx context.Context, u *url.URL) (*pipe.Pipe, error) {
+	for {
+		p, err := pipe.Dial(ctx, pipe.Options{URL: u, ClientID: "watcher", KeepAlive: time.Minute, WhenFull: pipe.Wait})
+		if err == nil {
+			return p, p.Subscribe(ctx, sysMessages+"received", sysMessages+"sent")
+		}
+		if !sleep(ctx, 200*time.Millisecond) {
+			return nil, err
+		}
 	}
-	if err := p.Subscribe(ctx, sysMessages+"received", sysMessages+"sent"); err != nil {
+}
+
+func watch(ctx context.Context, u *url.URL) (*watcher, error) {
+	p, err := follow(ctx, u)
+	if err != nil {
 		return nil, err
 	}
 	w := &watcher{counts: map[string]int64{}}
 	go func() {
-		defer p.Close()
-		for {
+		for ctx.Err() == nil {
 			m, err := p.Receive(ctx)
-			if err != nil {
-				return
+			if err != nil { // the broker was killed; its counts begin anew
+				p.Close()
+				if p, err = follow(ctx, u); err != nil {
+					return
+				}
+				continue
 			}
 			n, _ := strconv.ParseInt(string(m.Payload), 10, 64)
 			w.mu.Lock()
@@ -164,6 +195,13 @@ func watch(ctx context.Context, u *url.URL) (*watcher, error) {
 		}
 	}()
 	return w, nil
+}
+
+// forget begins anew with the counts.
+func (w *watcher) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.counts)
 }
 
 func (w *watcher) now() (received, sent int64) {

@@ -18,10 +18,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"tidegate/policy/refusal"
 	"tidegate/sync/envelope"
 	"tidegate/sync/mqttsync/pipe"
@@ -101,121 +98,6 @@ type Directory interface {
 	Device(id trust.DeviceID) (*trust.Enrolment, bool)
 	// All calls yield for every device.
 	All(yield func(*trust.Enrolment) bool)
-}
-
-// A Registry is a folder of .tidedevice files, each verified. A device whose file appears
-// later is known within seconds. It is safe for concurrent use.
-type Registry struct {
-	dir  string
-	root trust.State
-
-	mu      sync.Mutex
-	devices map[trust.DeviceID]*trust.Enrolment
-	files   map[trust.DeviceID][]byte
-	looked  time.Time
-	stamp   time.Time // of the folder when it was read
-	faults  []error
-}
-
-// lookEvery bounds how often an unknown device makes the folder be read again.
-const lookEvery = 2 * time.Second
-
-// OpenRegistry reads a folder. Files that do not verify are left out and told by Faults.
-func OpenRegistry(dir string, root trust.State) (*Registry, error) {
-	r := &Registry{dir: dir, root: root}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r, r.read()
-}
-
-// read reads the folder. The caller holds mu.
-func (r *Registry) read() error {
-	info, err := os.Stat(r.dir)
-	if err != nil {
-		return err
-	}
-	if r.devices != nil && info.ModTime().Equal(r.stamp) {
-		return nil
-	}
-	names, err := filepath.Glob(filepath.Join(r.dir, "*.tidedevice"))
-	if err != nil {
-		return err
-	}
-	devices, files := map[trust.DeviceID]*trust.Enrolment{}, map[trust.DeviceID][]byte{}
-	var faults []error
-	for _, name := range names {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		e, err := OpenEnrolment(b, r.root)
-		if err != nil {
-			faults = append(faults, refusal.About(filepath.Base(name), err))
-			continue
-		}
-		if old := devices[e.Device]; old == nil || old.Epoch < e.Epoch || old.Epoch == e.Epoch && old.Seq < e.Seq {
-			devices[e.Device], files[e.Device] = e, b
-		}
-	}
-	r.devices, r.files, r.faults, r.stamp, r.looked = devices, files, faults, info.ModTime(), time.Now()
-	return nil
-}
-
-// OpenEnrolment verifies a .tidedevice file and returns what it says.
-func OpenEnrolment(file []byte, root trust.State) (*trust.Enrolment, error) {
-	msgs, err := envelope.ReadFile(envelope.Device, bytes.NewReader(file))
-	if err != nil {
-		return nil, err
-	}
-	payload, _, err := root.Verify(trust.RoleRelease, envelope.Device, msgs[0])
-	if err != nil {
-		return nil, err
-	}
-	return trust.ParseEnrolment(payload)
-}
-
-// Device implements [Directory].
-func (r *Registry) Device(id trust.DeviceID) (*trust.Enrolment, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e, ok := r.devices[id]
-	if !ok && time.Since(r.looked) > lookEvery {
-		r.looked = time.Now()
-		if r.read() == nil {
-			e, ok = r.devices[id]
-		}
-	}
-	return e, ok
-}
-
-// All implements [Directory].
-func (r *Registry) All(yield func(*trust.Enrolment) bool) {
-	r.mu.Lock()
-	all := make([]*trust.Enrolment, 0, len(r.devices))
-	for _, e := range r.devices {
-		all = append(all, e)
-	}
-	r.mu.Unlock()
-	for _, e := range all {
-		if !yield(e) {
-			return
-		}
-	}
-}
-
-// File returns the .tidedevice file of a device, nil if there is none.
-func (r *Registry) File(id trust.DeviceID) []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.files[id]
-}
-
-// Faults returns why files were left out.
-func (r *Registry) Faults() []error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.faults
 }
 
 // Believe reads a .tideroot file and walks its chain from its first root, as a device that
