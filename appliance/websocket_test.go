@@ -74,14 +74,21 @@ func echoSocket(t *testing.T, reached *atomic.Int64) string {
 // socketDevice runs a device whose API has WebSockets without limits, with limits, and protected.
 func socketDevice(t *testing.T, reached *atomic.Int64) *devicetest.Device {
 	t.Helper()
+	return socketDeviceOf(t, echoSocket(t, reached))
+}
+
+// socketDeviceOf is socketDevice in front of a given backend.
+func socketDeviceOf(t *testing.T, backend string) *devicetest.Device {
+	t.Helper()
 	d := devicetest.Start(t, devicetest.Options{})
-	set := d.Fleet.API(t, echoSocket(t, reached), "/open/free", "/open/limited", "/closed", "/open/plain", "/bad-accept", "/open/bytes")
+	set := d.Fleet.API(t, backend, "/open/free", "/open/limited", "/closed", "/open/plain", "/bad-accept", "/open/bytes", "/open/framed")
 	a := &set.APIs[0]
 	for i := range a.Operations {
 		a.Operations[i].Upgrade = i != 3
 	}
 	a.Operations[1].Messages = &policy.Messages{PerSecond: 5, Bytes: 1000}
 	a.Operations[4].Security = nil
+	a.Operations[6].Messages = &policy.Messages{PerSecond: 1 << 20, Bytes: 1 << 20} // never reached: its frames are looked at all the same
 	set.Plans = []policy.Plan{{Kind: policy.ResourcePlan, Name: "5KB", Limit: policy.Limit{Unit: policy.Bytes, Count: 5000, Window: time.Hour}}}
 	a.Operations[5].Plan = "5KB"
 	guarded := *a
