@@ -4,6 +4,7 @@
 # over Mosquitto that cuts the link, kills the broker and kills the device, with controls that must
 # lose. It ends what it starts.
 #   TIDEGATE_CHAOS=10m scripts/mqtt.sh    the long form; the short one takes 20 s, the controls 15 s each
+#   TIDEGATE_SLOW=1 scripts/mqtt.sh       also 4 MiB and 50,000 calls over 32 kbit/s: 23 minutes
 #   TIDEGATE_TEST_POSTGRES                set by this script where a PostgreSQL server can be had
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -79,6 +80,10 @@ else
 	pids+=($!)
 	listens "$port"
 	"$dir/link" conformance -dir "$dir/certs" -broker "tls://127.0.0.1:$port" || { tail -20 "$dir/mosquitto.log"; fail "mosquitto"; }
+
+	if [ -n "${TIDEGATE_SLOW:-}" ]; then
+		"$dir/link" slow -dir "$dir/certs" -broker "tls://127.0.0.1:$port" || fail "a slow line"
+	fi
 
 	go build -o "$dir/fleetsim" ./scripts/fleetsim || fail "build"
 	"$dir/fleetsim" -n 200 -spread 2s -every 5s -steady 5s -back 3s || fail "a small fleet"

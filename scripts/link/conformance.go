@@ -22,6 +22,7 @@ type options struct {
 	dir, broker, kind, serve, delete string
 	lasts                            time.Duration
 	from                             uint64
+	bundle                           int // bytes of content; default 300,000
 
 	name, tap, backend, api, keys string
 	rate                          float64
@@ -131,7 +132,7 @@ func fleetSide(ctx context.Context, o options, f *mqttsynctest.Fleet, u *url.URL
 		})
 		go c.Run(ctx) //nolint:errcheck // ends with ctx
 	}
-	b, err := f.Bundle(1, 300_000, nil)
+	b, err := f.Bundle(1, max(o.bundle, 300_000), nil)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("want certs, conformance, chaos, day or device")
+		return errors.New("want certs, conformance, chaos, slow, day or device")
 	}
 	f := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	var o options
@@ -56,6 +56,8 @@ func run(ctx context.Context, args []string) error {
 		return conformance(ctx, o)
 	case "chaos":
 		return chaos(ctx, o)
+	case "slow":
+		return slow(ctx, o)
 	case "day":
 		return day(ctx, o)
 	case "device":

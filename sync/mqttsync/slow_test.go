@@ -30,6 +30,22 @@ func TestAChunkOutlivesEveryCut(t *testing.T) {
 	})
 }
 
+func TestARestartCostsOneChunk(t *testing.T) {
+	in(t, func(w *world) {
+		const size = 3 << 20 // three chunks
+		w.link.Rate(20_000)
+		w.publish(nil, w.bundle(1, size))
+		d := w.start(fast)
+		w.until("half of it", 10*time.Minute, func() bool { l := d.Client.Link(); return l.Fetching != nil && l.Fetching.Have > size/2 })
+		w.stop()
+		w.start(fast)
+		w.until("confirmed", 20*time.Minute, func() bool { return w.seq() == 1 })
+		if _, down := w.link.Bytes(); down > size+1<<20+size/10 {
+			t.Errorf("%d bytes for %d and one restart: more than one chunk came twice", down, size)
+		}
+	})
+}
+
 func TestBundleAndEventsOverASlowLink(t *testing.T) {
 	in(t, func(w *world) {
 		const bundle, calls = 4 << 20, 50_000
