@@ -126,7 +126,7 @@ type outcome uint8
 
 const (
 	failed outcome = iota
-	good           // it was answered, and lived long enough
+	good           // it was answered and lived long enough, or brought the time
 	done           // all was said
 )
 
@@ -142,7 +142,9 @@ func (c *Client) try(ctx context.Context, why purpose) outcome {
 		if err == nil {
 			err = s.run(ctx, p)
 		} else if c.clockOnly(err) {
-			err = c.askTimeFirst(ctx, u, err)
+			if err = c.askTimeFirst(ctx, u, err); errors.Is(err, errDone) {
+				return good // the time is known: what the connection was for comes next
+			}
 		}
 		if ctx.Err() != nil {
 			return failed

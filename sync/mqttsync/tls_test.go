@@ -88,6 +88,31 @@ func TestADeviceWithoutTheTimeAsksForItBeforeItJudgesACertificate(t *testing.T) 
 	}
 }
 
+// A window may be four minutes: the connection for the time is followed by the one that counts.
+func TestWhoAsksADeviceWithoutTheTimeDoesNotWaitForAnotherRound(t *testing.T) {
+	in(t, func(w *world) {
+		later := mqttsynctest.Now().Add(30 * 24 * time.Hour)
+		s := w.fleet.Signer(trust.RoleTime)
+		w.publishAt(later.Add(24*time.Hour), &s)
+		w.collect(nil)
+		dial, pool := w.secured(later, later.Add(365*24*time.Hour))
+		var d *mqttsynctest.Device
+		w.startWith(func(o *mqttsynctest.DeviceOptions) {
+			o.Dial, o.Broker = dial, "tls://broker.test:8883"
+			o.Change = func(m *mqttsync.Options) {
+				m.TLS = &tls.Config{RootCAs: pool, ServerName: "broker.test", Time: func() time.Time { return d.Clock.Now().Estimate }}
+				m.Mode = mqttsync.Demand
+			}
+		}, func(v *mqttsynctest.Device) { d = v })
+		w.record(100, 1)
+		took, err := w.sync()
+		check(t, err)
+		if n := d.Queue.Status().Classes[0].Count; n != 0 || took > 2*time.Minute {
+			t.Errorf("%d batches wait after %s", n, took)
+		}
+	})
+}
+
 // startWith runs the device after it was handed out: its clock is needed to make it.
 func (w *world) startWith(change func(*mqttsynctest.DeviceOptions), got func(*mqttsynctest.Device)) {
 	w.t.Helper()
