@@ -129,7 +129,7 @@ type Progress struct {
 	last time.Time
 }
 
-// Progress starts a line about what; total 0 means unknown. It returns nil where there is no terminal.
+// Progress starts a line about what; total 0 means bytes of which nobody knows how many come. It returns nil where there is no terminal.
 func (x *IO) Progress(what string, total int64) *Progress {
 	if !Terminal(x.Err) {
 		return nil
@@ -151,7 +151,7 @@ func (p *Progress) Add(n int64) {
 	p.last = time.Now()
 	const width = 24
 	if p.total <= 0 {
-		fmt.Fprintf(p.w, "\r%s %d\x1b[K", p.what, p.done)
+		fmt.Fprintf(p.w, "\r%s %.1f MiB\x1b[K", p.what, float64(p.done)/(1<<20))
 		return
 	}
 	n = min(p.done*width/p.total, width)

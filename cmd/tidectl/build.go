@@ -98,9 +98,7 @@ func (a *app) build(ctx context.Context, dir string, f buildFlags) error {
 		}
 		o.issued = time.Unix(int64(o.like.Issued()), 0)
 	}
-	progress := a.Progress("building", 0)
 	d, err := buildBundle(p, o)
-	progress.Done()
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"tidegate/cmd/cli"
@@ -80,7 +81,9 @@ func (a *app) loadProject(dir string, fetch project.Fetcher) (*project.Project, 
 	} else if !info.IsDir() {
 		return nil, cli.Usage("%s is not a folder", dir)
 	}
-	p, findings := project.Reader{Fetch: fetch}.Load(os.DirFS(dir))
+	fsys, progress := a.watched("reading "+filepath.Base(dir), os.DirFS(dir))
+	p, findings := project.Reader{Fetch: fetch}.Load(fsys)
+	progress.Done()
 	views := make([]findingView, 0, len(findings))
 	errors := 0
 	for _, f := range findings {
@@ -108,4 +111,39 @@ func (a *app) loadProject(dir string, fetch project.Fetcher) (*project.Project, 
 		return nil, cli.StatusError(refusal.Compile.Exit())
 	}
 	return p, nil
+}
+
+// watched returns fsys with a progress on the terminal that goes on with each of its files that is
+// opened; where there is no terminal, fsys itself.
+func (a *app) watched(what string, fsys fs.FS) (fs.FS, *cli.Progress) {
+	files := int64(0)
+	_ = fs.WalkDir(fsys, ".", func(_ string, d fs.DirEntry, err error) error { // what cannot be walked is told by who reads it
+		if err == nil && !d.IsDir() {
+			files++
+		}
+		return nil
+	})
+	p := a.Progress(what, files)
+	if p == nil {
+		return fsys, nil
+	}
+	return countedFS{fsys, p}, p
+}
+
+// countedFS counts the files that are opened.
+type countedFS struct {
+	fs.FS
+	progress *cli.Progress
+}
+
+// Open implements fs.FS.
+func (c countedFS) Open(name string) (fs.File, error) {
+	f, err := c.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && !info.IsDir() {
+		c.progress.Add(1)
+	}
+	return f, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -408,10 +409,12 @@ func (a *app) save(ctx context.Context, cl *client, path string, q url.Values, n
 		return err
 	}
 	var n int64
+	progress := a.Progress("receiving "+filepath.Base(name), 0)
 	err = durable.WriteFrom(name, 0o644, func(w io.Writer) (err error) {
-		n, err = io.Copy(w, resp.Body)
+		n, err = io.Copy(io.MultiWriter(w, progress), resp.Body)
 		return err
 	})
+	progress.Done()
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
