@@ -79,6 +79,7 @@ for _ in $(seq 200); do tidegate status --config "" >/dev/null 2>&1 && break; sl
 fingerprint=$(tidectl trust show site.tideroot | awk '$1=="fingerprint"{print $2}')
 tidegate trust install --config "" --fingerprint "$fingerprint" site.tideroot >/dev/null
 echo "correct horse battery" | tidegate admin passwd --config "" --password-file - eva >/dev/null
+echo "only looking here" | tidegate admin passwd --config "" --role viewer --password-file - ron >/dev/null
 tidegate apply --config "" one.tide >/dev/null
 
 admin=http://$(tidegate status --config "" --json | node -pe 'JSON.parse(require("fs").readFileSync(0)).listen.admin')

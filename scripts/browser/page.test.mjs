@@ -134,6 +134,35 @@ test('a 429 is counted, and seen under APIs, calls and limits', async () => {
   await accessible('limits');
 });
 
+test('rates, errors and latency are live', async () => {
+  await go('apis');
+  let on = true;
+  const load = (async () => { while (on) { await fetch(API + '/meters/1.0/alarms'); await new Promise((r) => setTimeout(r, 20)); } })();
+  await see('tr.sub', '/alarms');
+  const row = () => page.$$eval('tr.sub', (all) => [...all.find((e) => e.textContent.includes('/alarms')).querySelectorAll('td.num')].map((e) => e.textContent));
+  await page.waitForFunction(() => { const e = [...document.querySelectorAll('tr.sub')].find((r) => r.textContent.includes('/alarms')); return /[1-9].* \/s.*%.*(µs|ms)/.test(e?.textContent ?? ''); }, { timeout: 15000 });
+  const [rate, errors, p95, calls] = await row();
+  assert.match(rate, /^[0-9.]+ \/s$/); assert.match(errors, / %$/); assert.match(p95, /(µs|ms)$/); assert.ok(Number(calls.replace(',', '')) > 10, calls);
+  await shot('08-apis-live');
+  await go('overview');
+  await page.waitForFunction(() => parseFloat(document.querySelector('.big')?.textContent) > 1, { timeout: 15000 });
+  await shot('13-overview-live');
+  on = false;
+  await load;
+});
+
+test('a call is found by its request id', async () => {
+  const id = (await fetch(API + '/meters/1.0/alarms')).headers.get('x-request-id');
+  await fetch(API + '/meters/1.0/alarms');
+  await go('calls');
+  await page.select('#status', '');
+  await page.type('#q', id);
+  await page.waitForFunction(() => document.querySelectorAll('tbody tr').length === 1, { timeout: 15000 });
+  await page.evaluate(() => document.querySelector('tbody button').click());
+  await see('section.wide', id);
+  await page.$eval('#q', (e) => { e.value = ''; });
+});
+
 test('the bundle is rolled back after a question', async () => {
   await go('bundles');
   await (await page.waitForSelector('#rollback')).click();
@@ -184,6 +213,30 @@ test('a phone, in the dark', async () => {
   await p.close();
 });
 
+test('a plan on a phone, and who may only look', async () => {
+  const p = await open('dark', 390, 844);
+  await p.goto(ADMIN + '/#/bundles', { waitUntil: 'load' });
+  await (await p.waitForSelector('#file')).uploadFile(`${WORK}/two.tide`);
+  await p.waitForSelector('#rules li');
+  assert.ok(await p.evaluate(() => document.documentElement.scrollWidth - innerWidth) <= 0, 'the plan is wider than the phone');
+  await accessible('plan on a phone', p);
+  await shot('phone-plan', p);
+  await p.close();
+  const other = await browser.createBrowserContext();
+  const v = await other.newPage();
+  await v.goto(ADMIN + '/#/sign-in', { waitUntil: 'load' });
+  await v.waitForSelector('#name');
+  await v.type('#name', 'ron');
+  await v.type('#password', 'only looking here');
+  await v.keyboard.press('Enter');
+  await v.waitForFunction(() => document.getElementById('who').textContent === 'ron (viewer)');
+  await go('bundles', v);
+  await v.waitForFunction(() => document.querySelector('main').textContent.includes('You may look, not change'));
+  assert.equal(await v.$('#file'), null);
+  assert.equal(await v.$('#rollback'), null);
+  await other.close();
+});
+
 test('every part is reached by Tab, and the focus is seen', async () => {
   await go('overview');
   await page.focus('#skip');
@@ -214,9 +267,11 @@ test('ten pages open cost the device little', async () => {
   const one = rss();
   const pages = await Promise.all(Array.from({ length: 9 }, async (_, i) => {
     const p = await open();
+    await (await p.createCDPSession()).send('Emulation.setFocusEmulationEnabled', { enabled: true }); // else a page behind another rests
     await p.goto(`${ADMIN}/#/${['overview', 'apis', 'calls'][i % 3]}`, { waitUntil: 'load' });
     return p;
   }));
+  for (const p of pages) assert.equal(await p.evaluate(() => document.visibilityState), 'visible', 'a page that nobody sees asks for nothing');
   await new Promise((r) => setTimeout(r, 5000));
   const ten = rss();
   const f = JSON.parse(readFileSync(`${OUT}/figures.json`, 'utf8'));

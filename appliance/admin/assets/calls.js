@@ -21,7 +21,7 @@ export function calls() {
     node, every: 2500,
     async refresh() {
       if (t.body.contains(document.activeElement)) return; // somebody is reading by keyboard
-      const v = await get('/v1/calls', { q: q.value.trim(), status: status.value, limit: 100 });
+      const v = await get('/v1/calls', { q: q.value.trim(), status: status.value, limit: innerWidth < 760 ? 30 : 100 });
       t.body.replaceChildren(...v.calls.map(row));
       t.nothing(v.calls.length ? '' : q.value || status.value ? 'Nothing fits.' : 'No calls yet.');
       put(note, `${number(v.calls.length)} shown of ${number(v.scanned)} looked at${v.more ? '; older ones are in the export' : ''}. A call shows at once while this page is open, else when its batch is written.`);
