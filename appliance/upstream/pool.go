@@ -199,6 +199,7 @@ func (p *Pool) backend(g *Group, where place, profile *policy.TLS) (*backend, er
 		Addr:       where.addr,
 		MaxActive:  pick(int(pool.MaxActive), p.opt.MaxActive, 1024),
 		MaxIdle:    pick(int(pool.MaxIdle), p.opt.MaxIdle, 64),
+		Streams:    int(pool.Streams),
 		MaxWaiting: pick(0, p.opt.MaxWait, 1024),
 		WaitTime:   pool.Wait,
 		IdleTime:   pool.Idle,

@@ -26,6 +26,7 @@ type Target struct {
 
 	MaxActive   int           // connections (HTTP/1.1) in use; default 1,024
 	MaxIdle     int           // connections kept; default 64
+	Streams     int           // calls at a time on a connection of HTTP/2; default 0: as many as the backend allows
 	MaxWaiting  int           // calls waiting for a connection at MaxActive; default 0: none waits
 	WaitTime    time.Duration // longest time a call waits for one; default DialTimeout
 	DialTimeout time.Duration // of resolve, connect, proxy and TLS together; default 5 s

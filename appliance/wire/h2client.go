@@ -19,13 +19,15 @@ type h2client struct {
 	c      *Client
 	scheme string
 
+	lanes *lanes // nil: as many calls on a connection as the backend allows
+
 	mu   sync.Mutex
 	t    *http.Transport
 	born time.Time // of t
 }
 
 func newH2Client(c *Client) *h2client {
-	h := &h2client{c: c, scheme: "http", born: time.Now()}
+	h := &h2client{c: c, scheme: "http", born: time.Now(), lanes: newLanes(&c.target)}
 	if c.target.TLS != nil {
 		h.scheme = "https"
 	}
@@ -67,7 +69,7 @@ func (h *h2client) newTransport() *http.Transport {
 func (h *h2client) transport() *http.Transport {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if age := h.c.target.MaxAge; age > 0 && time.Since(h.born) > age {
+	if h.old(h.born) {
 		h.t.CloseIdleConnections()
 		h.t, h.born = h.newTransport(), time.Now()
 	}
@@ -79,6 +81,11 @@ func (h *h2client) closeIdle() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.t.CloseIdleConnections()
+	if h.lanes != nil {
+		for _, l := range h.lanes.open {
+			l.t.CloseIdleConnections()
+		}
+	}
 }
 
 func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
@@ -91,6 +98,10 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 	if closed {
 		return nil, &TryError{Stage: StageWait, Err: ErrClosed}
 	}
+	through, leave, err := h.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	up := &upload{body: r.Body, interrupt: r.Interrupt, after: r.Trailer}
 	stop := func() bool { return true }
@@ -98,22 +109,22 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 		stop = time.AfterFunc(r.Timeout, func() { cancel(os.ErrDeadlineExceeded) }).Stop
 	}
 	var resp *http.Response
-	var err error
 	if r.Interrupt != nil || r.Body == nil || r.Length == 0 {
-		resp, err = h.transport().RoundTrip(h.request(ctx, r, up))
+		resp, err = through.RoundTrip(h.request(ctx, r, up))
 	} else {
-		resp, err = h.push(ctx, r, up)
+		resp, err = h.push(ctx, through, r, up)
 	}
 	stop()
 	if err != nil {
 		cause := context.Cause(ctx)
 		cancel(nil)
 		up.end()
+		leave()
 		return nil, up.fault(err, cause)
 	}
 	out := &Response{
 		Status: resp.StatusCode, Length: resp.ContentLength,
-		Body: &h2body{resp.Body, cancel, r.Stall, ctx, up},
+		Body: &h2body{resp.Body, cancel, r.Stall, ctx, up, sync.OnceFunc(leave)},
 		pool: &h.c.pool.buffers,
 	}
 	for name, values := range resp.Header {
@@ -141,13 +152,13 @@ func (h *h2client) do(ctx context.Context, r *Request) (*Response, error) {
 
 // push sends r while the caller's goroutine reads the body, which only that may do. The
 // body is read to its end unless the backend fails or answers with other than 1xx and 2xx.
-func (h *h2client) push(ctx context.Context, r *Request, up *upload) (resp *http.Response, err error) {
+func (h *h2client) push(ctx context.Context, through *http.Transport, r *Request, up *upload) (resp *http.Response, err error) {
 	f := newFeed()
 	up.body, up.interrupt = f, f.interrupt
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		resp, err = h.transport().RoundTrip(h.request(ctx, r, up))
+		resp, err = through.RoundTrip(h.request(ctx, r, up))
 		if err != nil || resp.StatusCode >= 300 {
 			close(f.stop)
 		}
@@ -222,6 +233,7 @@ type h2body struct {
 	stall  time.Duration
 	ctx    context.Context
 	up     *upload
+	leave  func()
 }
 
 func (b *h2body) Read(p []byte) (int, error) {
@@ -242,5 +254,6 @@ func (b *h2body) Close() error {
 	b.up.end() // first: net/http's Close waits for a read of the request body
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
+	b.leave()
 	return err
 }
