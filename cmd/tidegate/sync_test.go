@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"tidegate/appliance/admin"
 	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
 )
@@ -35,5 +36,17 @@ func TestSyncSaysWhyThereIsNoLink(t *testing.T) {
 	var link struct{ State string }
 	if err := json.Unmarshal([]byte(out), &link); code != 0 || err != nil || link.State == "" {
 		t.Errorf("without waiting: code %d, out %q, err %q", code, out, errs)
+	}
+}
+
+func TestHowARoundWentSaysWhoWasMissing(t *testing.T) {
+	for want, l := range map[string]admin.Link{
+		"looked for bundles, and all that was recorded is delivered": {Publisher: true, Collector: true},
+		"no publisher answered": {Collector: true},
+		"no collector answered": {Publisher: true},
+	} {
+		if got := syncLine(&l); !strings.Contains(got, want) {
+			t.Errorf("%+v: %q, want %q", l, got, want)
+		}
 	}
 }
