@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -30,8 +31,9 @@ import (
 // An operator is what people see of a device: page, metrics, access log.
 type operator struct {
 	recent  *admin.Recent
-	access  *accesslog.Log // nil: log.access is off
-	machine host.Mount     // of the data folder
+	access  *accesslog.Log  // nil: log.access is off
+	lines   *accesslog.Ring // nil: log.access_memory is 0
+	machine host.Mount      // of the data folder
 	kernel  string
 }
 
@@ -52,10 +54,23 @@ func (o observers) Log(x wire.Exchange, e *events.Event) {
 // observe makes what is told of every call.
 func (a *App) observe() gateway.AccessLog {
 	a.operator.recent = admin.NewRecent(addressForm(a.cfg.Events.ClientAddress))
-	if f := a.cfg.Log.Access; f != "off" && f != "" && a.o.Access != nil {
-		a.operator.access = accesslog.New(a.o.Access, accesslog.Format(f), a.cfg.Log.Sample)
+	if out := a.accessOut(); a.cfg.Log.Access != "off" && a.cfg.Log.Access != "" && out != nil {
+		a.operator.access = accesslog.New(out, accesslog.Format(a.cfg.Log.Access), a.cfg.Log.Sample)
 	}
 	return observers{a.operator.recent, a.operator.access}
+}
+
+// accessOut is where the access log goes: out of the program, or into memory and out of the program
+// only as far as the flash is to be worn.
+func (a *App) accessOut() io.Writer {
+	if a.cfg.Log.Memory == 0 {
+		return a.o.Access
+	}
+	a.operator.lines = accesslog.NewRing(int(a.cfg.Log.Memory))
+	if a.cfg.Log.PerDay == 0 || a.o.Access == nil {
+		return a.operator.lines
+	}
+	return io.MultiWriter(a.operator.lines, accesslog.NewBudget(a.o.Access, int(a.cfg.Log.PerDay), time.Now))
 }
 
 // addressForm reads events.client_address, which the configuration has checked.
@@ -86,7 +101,7 @@ func (a *App) startAdmin() error {
 	api := admin.New(admin.Device{
 		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
 		State: a.dir.State(), Audit: a.note, Instant: a.time.instant, Enrol: a.enrolment, Log: a.log,
-		Accounts: accounts, Revoker: a, Recent: a.operator.recent, Sync: a.syncNow, Lines: a.o.Lines, Facts: a.facts,
+		Accounts: accounts, Revoker: a, Recent: a.operator.recent, Access: a.operator.lines, Sync: a.syncNow, Lines: a.o.Lines, Facts: a.facts,
 	})
 	if a.operator.access != nil {
 		a.down.task("access log", a.operator.access.Run)

@@ -47,7 +47,7 @@ for page in ${*:-$("$docs" pages)}; do
 	# The output is judged, not the exit code alone: a page that ends early has not run.
 	inside env -i PATH="/usr/local/bin:$(dirname "$(command -v go)"):/usr/sbin:/usr/bin:/sbin:/bin" HOME=/home/reader TERM=dumb LANG=C.UTF-8 \
 		GOCACHE="$(go env GOCACHE)" GOMODCACHE="$(go env GOMODCACHE)" GOPROXY=off GOFLAGS=-mod=mod GOTOOLCHAIN=local \
-		timeout "${LIMIT:-300}" bash -c 'cp /opt/docs/bin/* /usr/local/bin/; mkdir -p "$HOME"; cd "$HOME"; exec bash /opt/docs/page.sh' >"$work/out" 2>&1 </dev/null || true
+		timeout "${LIMIT:-600}" bash -c 'cp /opt/docs/bin/* /usr/local/bin/; mkdir -p "$HOME"; cd "$HOME"; exec bash /opt/docs/page.sh' >"$work/out" 2>&1 </dev/null || true
 	if [ "$(tail -n 1 "$work/out")" = "all blocks ran" ]; then
 		echo "$page: $(grep -c "^--- $page" "$work/out") blocks, $((SECONDS - t0)) s"
 	else

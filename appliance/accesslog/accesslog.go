@@ -1,4 +1,4 @@
-// Package accesslog writes a line per call to standard output, in the combined form that
+// Package accesslog writes a line per call to standard output, or keeps it in memory, in the combined form that
 // web servers use or as JSON. It never makes a call wait: lines that nobody takes in time
 // are dropped and counted.
 //

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 	"tidegate/appliance/admin"
+	"tidegate/appliance/config"
 	"tidegate/appliance/devicetest"
+	"time"
 )
 
 // A change is a request that alters the device, and what the audit log must say of it.
@@ -106,6 +108,26 @@ func TestEveryMetricIsInTheReference(t *testing.T) {
 	for name := range told {
 		if !strings.HasPrefix(name, "tidegate_sync_") && name != "tidegate_disk_worn_ratio" { // with a link, or a card that tells
 			t.Errorf("docs/reference/metrics.md tells of %s, which nobody gives", name)
+		}
+	}
+}
+
+func TestTheAccessLogIsKeptInMemory(t *testing.T) {
+	if status, text := serving(t).Socket(t, "GET", "/v1/access", ""); status != 409 || !strings.Contains(text, "log.access_memory") {
+		t.Errorf("without it: %d %s", status, text)
+	}
+	d := serving(t, func(c *config.Config) { c.Log.Access, c.Log.Memory = "json", 1<<16 })
+	get(t, http.DefaultClient, d.URL("/echo/1.0/open?secret=1"), "Authorization", "Bearer secret")
+	for deadline := time.Now().Add(time.Minute); ; { // lines are written behind the calls
+		_, text := d.Socket(t, "GET", "/v1/access", "")
+		if strings.Count(text, "\n") >= 6 {
+			if strings.Contains(text, "secret") || !strings.Contains(text, `"status":429`) {
+				t.Errorf("got %s", text)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("six calls, and the log has %q", text)
 		}
 	}
 }

@@ -258,3 +258,14 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
+
+// accessLines answers with what is kept of the access log, oldest first, in its own form.
+func (a *API) accessLines(w http.ResponseWriter, _ *http.Request) error {
+	if a.d.Access == nil {
+		return &statusError{status: http.StatusConflict, text: "no access log is kept in memory", hint: "set log.access and log.access_memory"}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(a.d.Access.Lines()) // the client is gone
+	return nil
+}

@@ -61,6 +61,7 @@ func operations() []operation {
 			query: [][2]string{{"q", "text in any field"}, {"api", "name of an API"}, {"status", "429, or 4xx"}, {"limit", "100, at most 1000"}},
 		},
 		{method: "GET", path: "/v1/logs", summary: "The last lines of the log, oldest first", answer: []admin.LogLine{}, query: [][2]string{{"limit", "200, at most 512"}}},
+		{method: "GET", path: "/v1/access", summary: "The access log as far as it is kept in memory, oldest first; 409 where it is not", media: "text/plain"},
 		{method: "POST", path: "/v1/plan", summary: "What apply would do with the file in the body", request: "application/octet-stream", answer: admin.Outcome{}, query: [][2]string{{"name", "of the file, for messages"}}},
 		{
 			method: "POST", path: "/v1/apply", summary: "Take the file in the body in. A line for each step; the last one is final", request: "application/octet-stream", media: "application/x-ndjson",
@@ -267,7 +268,10 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 // TestAnswersAreAsDescribed asks a running device everything that can be asked, and holds
 // each answer against the document that the device itself serves.
 func TestAnswersAreAsDescribed(t *testing.T) {
-	d := serving(t, func(c *config.Config) { c.MQTT.Brokers, c.MQTT.Mode = []string{"tcp://127.0.0.1:1"}, "demand" })
+	d := serving(t, func(c *config.Config) {
+		c.MQTT.Brokers, c.MQTT.Mode = []string{"tcp://127.0.0.1:1"}, "demand"
+		c.Log.Access, c.Log.Memory = "combined", 1<<16
+	})
 	status, body := d.Socket(t, "GET", "/openapi.json", "")
 	if status != 200 {
 		t.Fatalf("openapi.json: %d", status)

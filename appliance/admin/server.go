@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"tidegate/appliance/accesslog"
 	"tidegate/appliance/gateway"
 	"tidegate/platform/logs"
 	"tidegate/policy/refusal"
@@ -43,6 +44,7 @@ type Device struct {
 	Revoker    Revoker
 	Recent     *Recent                                             // the newest calls
 	Sync       func(ctx context.Context, wait bool) (*Link, error) // opens the link now
+	Access     *accesslog.Ring                                     // the last lines of the access log; nil: none are kept
 	Lines      *logs.Log                                           // the last lines of the log; nil: none are shown
 	Facts      func() Facts
 	Log        *slog.Logger
@@ -84,6 +86,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /v1/events", fn: a.events},
 		{pattern: "GET /v1/calls", fn: a.calls},
 		{pattern: "GET /v1/logs", fn: a.logs},
+		{pattern: "GET /v1/access", fn: a.accessLines},
 		{pattern: "POST /v1/plan", fn: a.plan, harmless: true},
 		{pattern: "POST /v1/apply", fn: a.apply},
 		{pattern: "POST /v1/confirm", fn: a.confirm},

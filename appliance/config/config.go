@@ -100,6 +100,8 @@ type Config struct {
 		Level  string  `toml:"level"`  // debug, info, warn, error
 		Format string  `toml:"format"` // auto, text, json
 		Access string  `toml:"access"` // off, combined, json
+		Memory Size    `toml:"access_memory"`
+		PerDay Size    `toml:"access_per_day"`
 		Sample float64 `toml:"sample"`
 	} `toml:"log"`
 

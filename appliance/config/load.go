@@ -321,11 +321,15 @@ func (c *Config) check() []error {
 		{"upstream.max_idle", c.Upstream.MaxIdle, 1, 65536, false},
 		{"upstream.max_active", c.Upstream.MaxActive, 1, 65536, false},
 		{"upstream.max_wait", c.Upstream.MaxWait, 1, 65536, true},
+		{"log.access_memory", int64(c.Log.Memory), 64 << 10, 64 << 20, true},
 		{"mqtt.piece_bytes", int64(c.MQTT.PieceBytes), 4 << 10, 64 << 10, false},
 	} {
 		if (r.v < r.lo || r.v > r.hi) && !(r.zeroIsFine && r.v == 0) {
 			bad(r.key, "%d is not between %d and %d", r.v, r.lo, r.hi)
 		}
+	}
+	if c.Log.PerDay != 0 && c.Log.Memory == 0 {
+		bad("log.access_per_day", "it bounds what goes to standard output beside log.access_memory, which is 0")
 	}
 	if c.Log.Sample < 0 || c.Log.Sample > 1 {
 		bad("log.sample", "%v is not between 0 and 1", c.Log.Sample)

@@ -326,3 +326,19 @@ func (a *app) askFingerprint(r rootFile) (string, error) {
 	}
 	return r.Fingerprint, nil
 }
+
+func (a *app) cmdAccess(ctx context.Context, args []string) error {
+	var c clientFlags
+	var output string
+	f := a.flags("access")
+	c.register(f)
+	f.StringVar(&output, "output", "-", "file to write; - is standard output")
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	cl, err := c.dial(a)
+	if err != nil {
+		return err
+	}
+	return a.save(ctx, cl, "/v1/access", nil, output)
+}

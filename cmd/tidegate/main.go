@@ -62,6 +62,7 @@ func commands() []command {
 		{"confirm", "", "confirm the bundle on trial", (*app).cmdConfirm},
 		{"rollback", "", "go back to the bundle before", (*app).cmdRollback},
 		{"sync", "[--no-wait]", "open the link to the fleet now, whatever its mode", (*app).cmdSync},
+		{"access", "[--output FILE]", "show the access log that is kept in memory", (*app).cmdAccess},
 		{"events export", "[--format ndjson|csv|wso2] [--since TIME] [--output FILE]", "write the recorded calls", (*app).cmdEventsExport},
 		{"enroll", "[--output FILE]", "write a request to be enrolled", (*app).cmdEnroll},
 		{"trust show", "[FILE]", "show the root that the device believes, or one in a file", (*app).cmdTrustShow},
