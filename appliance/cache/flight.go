@@ -12,6 +12,7 @@ const (
 	maxFollowers = 1024             // that wait for one flight
 	maxLone      = 1024             // requests known to have answers that are not stored
 	loneFor      = 30 * time.Second // is how long that is known
+	headWait     = 5 * time.Second  // for an answer to come: a slow backend is asked by more then
 	bodyWait     = 3 * time.Second  // for the rest of an answer whose header is there: its client may read slowly
 )
 
@@ -84,17 +85,21 @@ func (c *Cache) Join(ctx context.Context, r *Request) (f *Flight, waited bool) {
 	return nil, true
 }
 
-// wait returns when the flight has ended, its body takes too long, or ctx is over.
+// wait returns when the flight has ended, its answer or the rest of it takes too long, or ctx is
+// over.
 func (f *Flight) wait(ctx context.Context) {
+	t := time.NewTimer(headWait)
+	defer t.Stop()
 	select {
 	case <-f.done:
 		return
 	case <-ctx.Done():
 		return
+	case <-t.C:
+		return
 	case <-f.head:
 	}
-	t := time.NewTimer(bodyWait)
-	defer t.Stop()
+	t.Reset(bodyWait)
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -110,12 +115,16 @@ func (f *Flight) Storing() {
 }
 
 // End lets those who wait look again. It may be called more than once.
-func (f *Flight) End() {
+func (f *Flight) End() { f.end(func() {}) }
+
+// end ends the flight once; also is called with the cache locked.
+func (f *Flight) end(also func()) {
 	if f == nil {
 		return
 	}
 	f.once.Do(func() {
 		f.c.mu.Lock()
+		also()
 		delete(f.c.flights, f.key)
 		f.c.mu.Unlock()
 		close(f.done)
@@ -125,14 +134,10 @@ func (f *Flight) End() {
 // Lone ends the flight and notes that such answers are not stored: for a while nobody waits for
 // one. now is powered-on time.
 func (f *Flight) Lone(now time.Duration) {
-	if f == nil {
-		return
-	}
-	f.c.mu.Lock()
-	if len(f.c.lone) >= maxLone {
-		clear(f.c.lone)
-	}
-	f.c.lone[f.key] = now + loneFor
-	f.c.mu.Unlock()
-	f.End()
+	f.end(func() {
+		if len(f.c.lone) >= maxLone {
+			clear(f.c.lone)
+		}
+		f.c.lone[f.key] = now + loneFor
+	})
 }

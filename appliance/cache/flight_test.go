@@ -99,7 +99,24 @@ func TestWaitingIsBounded(t *testing.T) {
 			t.Error("a caller that left still waits")
 		}
 		lead2.End()
+		lead.End()
+		synctest.Wait()
+		// A backend that does not answer is asked by the others.
+		c3, slow := New(1<<20), get("/slow", 0)
+		lead3, _ := c3.Join(t.Context(), slow)
+		began3, late := time.Now(), crowd(t.Context(), c3, slow, 3)
+		time.Sleep(headWait)
+		synctest.Wait()
+		if back, _ := heard(late); back != 3 || time.Since(began3) != headWait {
+			t.Errorf("no answer: %d are back after %v, want 3 after %v", back, time.Since(began3), headWait)
+		}
+		lead3.End()
+	})
+	synctest.Test(t, func(t *testing.T) {
 		// Once an answer has begun it must end soon: whoever leads may read slowly.
+		c, r := New(1<<20), get("/x", 0)
+		lead, _ := c.Join(t.Context(), r)
+		out := crowd(t.Context(), c, r, maxFollowers)
 		began := time.Now()
 		lead.Storing()
 		synctest.Wait()

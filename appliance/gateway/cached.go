@@ -59,6 +59,11 @@ func (c *call) caches(g *upstream.Group, to *upstream.Call) bool {
 	if !c.api.caches || c.ed.gw.cache == nil || c.req.Upgrade != "" || c.x.Head().GRPC {
 		return false
 	}
+	// What is asked in a body is not in the URI that answers are kept under, and its sender may take
+	// its time while others wait.
+	if (c.req.Method == http.MethodGet || c.req.Method == http.MethodHead) && c.x.Head().Length != 0 {
+		return false
+	}
 	m := c.mark()
 	// Backends make links of the fields that tell the client's host and scheme: who sends another Host
 	// must not change what others are told.
@@ -125,6 +130,7 @@ func (c *call) cachedForward(g *upstream.Group, to upstream.Call) error {
 			resp.Body.Close()
 		}
 		store.NoteOffline()
+		c.flight.End() // those who wait get it too, whatever this client's pace
 		return c.stored(e)
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -159,4 +160,85 @@ func TestWhoeverLeadsMayLeave(t *testing.T) {
 	if first.status != 499 {
 		t.Errorf("the one that left: %d", first.status)
 	}
+}
+
+// TestABodyOfAGetIsNeitherStoredNorWaitedFor: an answer is kept under its URI, in which what a
+// body asks is not.
+func TestABodyOfAGetIsNeitherStoredNorWaitedFor(t *testing.T) {
+	url := backendOf(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "answer to %q", b)
+	})
+	g, _, _ := serve(t, apiSet(url, func(a *policy.API, _ *policy.Operation) { a.Cache = &policy.Cache{Seconds: 60} }), nil)
+	for range 2 {
+		if x := ask(g, newExchange("GET", "/a/x/1").withBody("text/plain", "evil")); string(x.got) != `answer to "evil"` {
+			t.Errorf("with a body: got %s", x.got)
+		}
+		if x := ask(g, newExchange("GET", "/a/x/1")); string(x.got) != `answer to ""` {
+			t.Errorf("without a body: got %s", x.got)
+		}
+	}
+	// One that sends its body slowly holds nobody up: the pipe has no other end yet.
+	r, w := io.Pipe()
+	slow := newExchange("GET", "/a/x/2")
+	slow.head.Length, slow.from = -1, r
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ask(g, slow)
+	}()
+	if _, err := w.Write([]byte("x")); err != nil { // it is on its way
+		t.Fatal(err)
+	}
+	if x := ask(g, newExchange("GET", "/a/x/2")); string(x.got) != `answer to ""` {
+		t.Errorf("beside a slow one: got %s", x.got)
+	}
+	_ = w.Close()
+	<-done
+}
+
+// halting is an exchange whose client does not read before it is let.
+type halting struct {
+	*exchange
+	at, goOn chan struct{}
+}
+
+func (h *halting) Write(p []byte) (int, error) {
+	close(h.at)
+	<-h.goOn
+	return h.exchange.Write(p)
+}
+
+func TestAStaleAnswerIsForAllWhateverItsClientDoes(t *testing.T) {
+	var away atomic.Bool
+	url := backendOf(t, func(w http.ResponseWriter, _ *http.Request) {
+		if away.Load() {
+			w.WriteHeader(503)
+			return
+		}
+		w.Header().Set("Cache-Control", "max-age=1")
+		w.Header().Set("Etag", `"a"`)
+		fmt.Fprint(w, "answer")
+	})
+	g, clock, _ := serve(t, apiSet(url, func(a *policy.API, _ *policy.Operation) {
+		a.Cache = &policy.Cache{Seconds: 60, StaleOffline: 3600}
+	}), nil)
+	ask(g, newExchange("GET", "/a/x/1"))
+	clock.boot += 2 * time.Second
+	away.Store(true)
+	slow := &halting{newExchange("GET", "/a/x/1"), make(chan struct{}), make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.Serve(slow)
+	}()
+	<-slow.at
+	if x := ask(g, newExchange("GET", "/a/x/1")); x.status != 200 || string(x.got) != "answer" {
+		t.Errorf("beside it: got %d %s", x.status, x.got)
+	}
+	if n := g.Responses().Collapsed; n != 0 {
+		t.Errorf("%d calls waited for a client that does not read", n)
+	}
+	close(slow.goOn)
+	<-done
 }

@@ -27,6 +27,7 @@ import (
 type exchange struct {
 	head   wire.Head
 	body   string
+	from   io.Reader // instead of body
 	read   int
 	status int
 	header wire.Header
@@ -101,6 +102,9 @@ func (x *exchange) Context() context.Context {
 }
 
 func (x *exchange) Read(p []byte) (int, error) {
+	if x.from != nil {
+		return x.from.Read(p)
+	}
 	n := copy(p, x.body[x.read:])
 	if x.read += n; n == 0 {
 		return 0, io.EOF

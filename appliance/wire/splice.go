@@ -25,17 +25,22 @@ type tube struct {
 	want, n int // bytes asked for, and in the pipe
 	err     error
 	in, out func(fd uintptr) bool // made once: passing on allocates nothing
+	unused  runtime.Cleanup       // closes it when the collector finds it
 }
 
 // tubes lends tubes. One that the collector finds unused is closed.
 type tubes struct {
 	idle sync.Pool
 	lent atomic.Int32
+	none atomic.Bool  // the kernel does not do it here
 	took atomic.Int64 // so far
 }
 
 // take returns an empty tube, or nil when many are lent or there are no files left.
 func (p *tubes) take() *tube {
+	if p.none.Load() {
+		return nil
+	}
 	if p.lent.Add(1) > mostTubes {
 		p.lent.Add(-1)
 		return nil
@@ -51,22 +56,28 @@ func (p *tubes) take() *tube {
 	}
 	t := &tube{r: fd[0], w: fd[1]}
 	t.in, t.out = t.fill, t.drain
-	runtime.AddCleanup(t, func(fd [2]int) {
-		_ = unix.Close(fd[0])
-		_ = unix.Close(fd[1])
-	}, fd)
+	t.unused = runtime.AddCleanup(t, closeBoth, fd)
 	return t
 }
 
-// give takes t back; nil is allowed. A tube in which something is left is not lent again.
+func closeBoth(fd [2]int) {
+	_ = unix.Close(fd[0])
+	_ = unix.Close(fd[1])
+}
+
+// give takes t back; nil is allowed. A tube in which something is left, or may be, is closed: its
+// files must not wait for the collector.
 func (p *tubes) give(t *tube) {
 	if t == nil {
 		return
 	}
-	p.lent.Add(-1)
 	if t.n == 0 && t.err == nil {
 		p.idle.Put(t)
+	} else {
+		t.unused.Stop()
+		closeBoth([2]int{t.r, t.w})
 	}
+	p.lent.Add(-1)
 }
 
 // fill takes up to want bytes out of a socket. It returns false when there is nothing yet.
@@ -139,7 +150,11 @@ func (k *call) spliceBody(cc *clientConn) error {
 	for b.left > 0 {
 		t.want = int(min(b.left, maxWrite))
 		if err := cc.fillTube(from, t); err != nil {
-			b.err = b.broken(err)
+			if err == unix.EINVAL || err == unix.ENOSYS || err == unix.EPERM {
+				state.tubes.none.Store(true) // copied from here on
+			} else {
+				b.err = b.broken(err)
+			}
 			return nil
 		}
 		n := int64(t.n)

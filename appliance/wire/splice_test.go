@@ -9,8 +9,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // long returns a body that repeats nowhere.
@@ -158,6 +162,97 @@ func TestASplicedBodyThatNobodyReads(t *testing.T) {
 	if err := <-errs; err != nil {
 		t.Error(err)
 	}
+}
+
+// Where splice(2) is refused, as in some sandboxes, bodies are copied.
+func TestWithoutSpliceBodiesAreCopied(t *testing.T) {
+	body := long(1 << 20)
+	addr := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		_, _ = w.Write(body)
+	})
+	s := &Server{}
+	gate, errs, took := spliced(t, Target{Addr: addr}, s)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close() //nolint:errcheck // of no interest
+	conn := dial(t, gate)
+	br := bufio.NewReader(conn)
+	for range 3 {
+		if !s.state.tubes.none.Load() { // the pool may lose it: a bad one for each call
+			bad := &tube{r: dup(t, null), w: dup(t, null)} // no pipe: EINVAL
+			bad.in, bad.out = bad.fill, bad.drain
+			s.state.tubes.idle.Put(bad)
+		}
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, body) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if took() == 0 {
+		t.Error("splice was never tried")
+	}
+}
+
+func dup(t *testing.T, f *os.File) int {
+	t.Helper()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// Clients that leave inside a body leave no files behind.
+func TestTubesOfClientsThatLeaveAreClosed(t *testing.T) {
+	body := long(16 << 20)
+	addr := fixed(t, func(_ int, c net.Conn, _ string) bool {
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(body))
+		_, err := c.Write(body)
+		return err == nil
+	})
+	gate, errs, took := spliced(t, Target{Addr: addr}, &Server{})
+	before := pipes(t)
+	for range 40 {
+		conn := dial(t, gate)
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if _, err := io.CopyN(io.Discard, conn, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+		<-errs
+		if n := pipes(t) - before; n > 2 { // one may be idle
+			t.Fatalf("%d files of pipes are open after %d bodies", n, took())
+		}
+	}
+	if took() == 0 {
+		t.Error("nothing went through the kernel")
+	}
+}
+
+// pipes counts the open pipes of this process.
+func pipes(t *testing.T) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if to, err := os.Readlink("/proc/self/fd/" + f.Name()); err == nil && strings.HasPrefix(to, "pipe:") {
+			n++
+		}
+	}
+	return n
 }
 
 func TestTubesAreBounded(t *testing.T) {

@@ -139,7 +139,12 @@ func (cc *clientConn) limit(r *Request) {
 		_ = cc.nc.SetReadDeadline(time.Time{})
 		cc.until = false
 	}
-	if cc.interrupted.Load() { // meanwhile: its deadline is the one that counts
+	cc.keepInterrupt()
+}
+
+// keepInterrupt is called after a deadline was set: that of an interruption is the one that counts.
+func (cc *clientConn) keepInterrupt() {
+	if cc.interrupted.Load() {
 		_ = cc.nc.SetReadDeadline(past)
 	}
 }
@@ -354,6 +359,7 @@ func (cc *clientConn) stalls() {
 	if cc.stall > 0 {
 		_ = cc.nc.SetReadDeadline(time.Now().Add(cc.stall))
 		cc.until = true
+		cc.keepInterrupt()
 	}
 }
 
