@@ -50,10 +50,10 @@ func (p *paced) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	p.down.Add(int64(n))
-	p.rates[1].take(int64(n))
 	if e := p.spend(n); e != nil {
 		return 0, p.fail(e)
 	}
+	p.rates[1].take(int64(n))
 	return n, err
 }
 
