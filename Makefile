@@ -43,7 +43,7 @@ fuzz: ## run each fuzz target for FUZZTIME (default 30s)
 	scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
 bench: ## the parts of a call, then the comparison with nginx and HAProxy (BENCH=-full: everything)
-	go test -run '^$$' -bench . -benchmem -benchtime $(or $(BENCHTIME),50ms) ./appliance/wire ./policy/route ./policy/auth ./policy/throttle ./store/counters ./store/events
+	go test -run '^$$' -bench . -benchmem -benchtime $(or $(BENCHTIME),50ms) ./appliance/wire ./appliance/gateway ./appliance/cache ./policy/route ./policy/auth ./policy/throttle ./policy/cors ./policy/schema ./policy/transform ./store/counters ./store/events
 	scripts/bench/run.sh $(BENCH)
 
 e2e: ## end-to-end runs: kill loop, real broker, real service manager where they can be had

@@ -193,6 +193,7 @@ type Access struct {
 	Deny         []Range  `cbor:"2,keyasint,omitempty"`
 	ContentTypes []string `cbor:"3,keyasint,omitempty"` // media types of request bodies, lower case
 	Times        []Hours  `cbor:"4,keyasint,omitempty"`
+	Methods      []string `cbor:"5,keyasint,omitempty"` // upper case
 }
 
 // Hours is a weekly span of time. To before From passes midnight.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"tidegate/policy"
 	"tidegate/policy/fault"
@@ -12,6 +13,7 @@ import (
 // gate is the compiled conditional access of an API or operation.
 type gate struct {
 	allow, deny policy.Networks
+	methods     []string
 	types       []string
 	times       []policy.Hours
 	zones       []*time.Location // of times
@@ -22,7 +24,7 @@ func newGate(a *policy.Access) (*gate, error) {
 	if a == nil {
 		return nil, nil
 	}
-	g := &gate{allow: policy.NewNetworks(a.Allow), deny: policy.NewNetworks(a.Deny), types: a.ContentTypes, times: a.Times}
+	g := &gate{allow: policy.NewNetworks(a.Allow), deny: policy.NewNetworks(a.Deny), methods: a.Methods, types: a.ContentTypes, times: a.Times}
 	for _, h := range a.Times {
 		loc, err := time.LoadLocation(h.Zone)
 		if err != nil {
@@ -37,16 +39,20 @@ func newGate(a *policy.Access) (*gate, error) {
 var (
 	errDenied  = errors.New("client address is not allowed here")
 	errOutside = errors.New("not at this time")
+	errMethod  = errors.New("method is not allowed here")
 	errType    = errors.New("content type is not accepted here")
 )
 
 // check returns a refusal when the gate is closed for the call.
-func (g *gate) check(client netip.Addr, now time.Time, contentType string, body bool) error {
+func (g *gate) check(client netip.Addr, now time.Time, method, contentType string, body bool) error {
 	if g.deny.Contain(client) || len(g.allow) > 0 && !g.allow.Contain(client) {
 		return fault.New(fault.Forbidden, errDenied)
 	}
 	if len(g.times) > 0 && !g.open(now) {
 		return fault.New(fault.Forbidden, errOutside)
+	}
+	if len(g.methods) > 0 && !slices.Contains(g.methods, method) {
+		return &fault.Error{Fault: fault.MethodNot, Allow: strings.Join(g.methods, ", "), Err: errMethod}
 	}
 	if len(g.types) > 0 && body && !g.takes(contentType) {
 		return fault.New(fault.MediaType, errType)
@@ -93,7 +99,7 @@ func (c *call) access() error {
 		if g == nil {
 			continue
 		}
-		if err := g.check(c.client(), c.now.Lower, c.x.Header("Content-Type"), c.x.Head().Length != 0); err != nil {
+		if err := g.check(c.client(), c.now.Lower, c.x.Head().Method, c.x.Header("Content-Type"), c.x.Head().Length != 0); err != nil {
 			return err
 		}
 	}

@@ -38,6 +38,7 @@ type exchange struct {
 	proxy  bool // the peer is a trusted proxy
 	ctx    context.Context
 	tls    *tls.ConnectionState
+	client netip.Addr
 }
 
 var _ wire.Exchange = (*exchange)(nil)
@@ -70,7 +71,13 @@ func (x *exchange) Header(name string) string { return x.head.Header.Value(name)
 func (x *exchange) HeaderValues(name string, yield func(string) bool) {
 	x.head.Header.Values(name, yield)
 }
-func (x *exchange) Client() netip.Addr        { return netip.AddrFrom4([4]byte{192, 0, 2, 1}) }
+
+func (x *exchange) Client() netip.Addr {
+	if x.client.IsValid() {
+		return x.client
+	}
+	return netip.AddrFrom4([4]byte{192, 0, 2, 1})
+}
 func (x *exchange) TrustedPeer() bool         { return x.proxy }
 func (x *exchange) TLS() *tls.ConnectionState { return x.tls }
 func (x *exchange) Body(limit int64) ([]byte, error) {

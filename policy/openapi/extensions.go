@@ -255,6 +255,13 @@ func (d *reader) access(o *source.Object) *policy.Access {
 	for _, t := range x.Texts("content_types") {
 		a.ContentTypes = append(a.ContentTypes, strings.ToLower(t))
 	}
+	for _, n := range x.Scalars("methods") {
+		if !isMethod(strings.ToLower(n.Text)) {
+			d.r.Errorf(n.Pos, x.Name, "methods: %q is no method of OpenAPI", n.Text)
+			continue
+		}
+		a.Methods = append(a.Methods, strings.ToUpper(n.Text))
+	}
 	for _, h := range x.Objects("times") {
 		a.Times = append(a.Times, d.hours(h))
 	}
