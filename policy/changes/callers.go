@@ -40,13 +40,13 @@ func issuers(all []policy.Issuer) []view {
 		out = append(out, view{
 			key: i.Name, name: i.Name, summary: given("", i.Issuer, "audience", strings.Join(i.Audience, " or "), "keys", strconv.Itoa(len(i.Keys))),
 			facts: []fact{
-				{"issuer", i.Issuer},
-				{"audience", list(i.Audience)},
-				{"keys", keys},
-				{"algorithms", list(i.Algorithms)},
-				{"leeway", number(int64(i.Leeway))},
-				{"required claims", i.Required},
-				{"address of its keys", i.JWKSURL},
+				{"issuer", i.Issuer, "Issuer"},
+				{"audience", list(i.Audience), "Audience"},
+				{"keys", keys, "Keys"},
+				{"algorithms", list(i.Algorithms), "Algorithms"},
+				{"leeway", number(int64(i.Leeway)), "Leeway"},
+				{"required claims", i.Required, "Required"},
+				{"address of its keys", i.JWKSURL, "JWKSURL"},
 			},
 			rest: i,
 		})
@@ -70,7 +70,7 @@ func apiKeys(s *policy.Set) []view {
 		out = append(out, view{
 			key: hash, name: strings.TrimSpace(k.Name + " (sha256 " + hash[:8] + "…)"),
 			summary: given("of", names[k.Application], "for", strings.Join(apis, ", "), "until", until),
-			facts:   []fact{{"name", k.Name}, {"application", names[k.Application]}, {"endpoints", k.KeyType.String()}, {"APIs", apis}, {"expiry", until}},
+			facts:   []fact{{"name", k.Name, "Name"}, {"application", names[k.Application], "Application"}, {"endpoints", k.KeyType.String(), "KeyType"}, {"APIs", apis, "APIs"}, {"expiry", until, "Expires"}},
 			rest:    k,
 		})
 	}
@@ -88,7 +88,7 @@ func users(s *policy.Set) []view {
 		u.Pos = policy.Pos{}
 		out = append(out, view{
 			key: u.Name, name: u.Name, summary: given("scope", strings.Join(u.Scopes, " "), "plan", u.Plan),
-			facts: []fact{{"password", hidden{u.Hash}}, {"scopes", list(u.Scopes)}, {"plan", u.Plan}},
+			facts: []fact{{"password", hidden{u.Hash}, "Hash"}, {"scopes", list(u.Scopes), "Scopes"}, {"plan", u.Plan, "Plan"}},
 			rest:  u,
 		})
 	}
@@ -103,7 +103,7 @@ func authorities(s *policy.Set) []view {
 	for _, c := range s.ClientCAs {
 		out = append(out, view{
 			key: c.Name, name: c.Name, summary: given("authorities", number(int64(len(c.Authorities))), "certificates", number(int64(len(c.Certificates)))),
-			facts: []fact{{"authorities", c.Authorities}, {"certificates", c.Certificates}},
+			facts: []fact{{"authorities", c.Authorities, "Authorities"}, {"certificates", c.Certificates, "Certificates"}},
 			rest:  c,
 		})
 	}
@@ -129,7 +129,7 @@ func applications(s *policy.Set) []view {
 		}
 		out = append(out, view{
 			key: a.ID, name: a.Name, summary: given("owner", a.Owner, "plan", a.Plan, "consumer keys", number(int64(len(a.Keys)))),
-			facts: []fact{{"name", a.Name}, {"owner", a.Owner}, {"plan", a.Plan}, {"consumer keys", keys}},
+			facts: []fact{{"name", a.Name, "Name"}, {"owner", a.Owner, "Owner"}, {"plan", a.Plan, "Plan"}, {"consumer keys", keys, "Keys"}},
 			rest:  a,
 		})
 	}
@@ -150,7 +150,7 @@ func subscriptions(s *policy.Set) []view {
 		api := x.API.Name + " " + x.API.Version
 		out = append(out, view{
 			key: x.Application + "\x00" + api, name: names[x.Application] + " to " + api, summary: given("plan", x.Plan, "", subscriptionStates[x.State]),
-			facts: []fact{{"plan", x.Plan}, {"state", subscriptionStates[x.State]}},
+			facts: []fact{{"plan", x.Plan, "Plan"}, {"state", subscriptionStates[x.State], "State"}},
 			rest:  x,
 		})
 	}

@@ -71,8 +71,9 @@ type differ struct {
 // A fact is one thing that is said of an object. A text or a list of texts is shown as it was and
 // as it will be; of any other value only that it changes.
 type fact struct {
-	name  string
-	value any
+	name   string
+	value  any
+	fields string // of rest, with spaces, that it tells something of; those that it tells all of need not be there
 }
 
 // A view is an object as it is compared.
@@ -81,7 +82,7 @@ type view struct {
 	name    string
 	summary []string // what is told when it comes
 	facts   []fact
-	rest    any // all of it but what facts tell and what does not matter
+	rest    any // a struct: all of it but what does not matter
 }
 
 // each compares the objects of one kind: those that come or change in the order of the new set,
@@ -131,16 +132,30 @@ func (d *differ) add(what, name string, how How, detail []string) {
 // differences tells in what two views of one object differ. That something differs is never
 // left out: what no fact tells is called other settings.
 func differences(from, to *view) []string {
-	var out []string
+	var out, told []string
 	for i, f := range to.facts {
 		if was := from.facts[i].value; !reflect.DeepEqual(was, f.value) {
 			out = append(out, difference(f.name, was, f.value))
+			told = append(told, strings.Fields(f.fields)...)
 		}
 	}
-	if len(out) == 0 && !reflect.DeepEqual(from.rest, to.rest) {
+	if !reflect.DeepEqual(without(from.rest, told), without(to.rest, told)) {
 		out = append(out, "other settings")
 	}
 	return out
+}
+
+// without returns a copy of a struct without some of its fields.
+func without(rest any, fields []string) any {
+	if rest == nil {
+		return nil
+	}
+	v := reflect.New(reflect.TypeOf(rest)).Elem()
+	v.Set(reflect.ValueOf(rest))
+	for _, f := range fields {
+		v.FieldByName(f).SetZero()
+	}
+	return v.Interface()
 }
 
 func difference(name string, from, to any) string {

@@ -75,7 +75,7 @@ func TestChangesAreToldInTheWordsOfPeople(t *testing.T) {
 			s.Revoked = []policy.Revocation{{Kind: policy.RevokedID, Until: 9}, {Kind: policy.RevokedKey, Hash: [16]byte{1}}, {Kind: policy.RevokedKey, Hash: [16]byte{2}}, {Kind: policy.RevokedUser}}
 		}, []string{"+ revocations: 1 of users, 2 of API keys", "~ revocations: 1 of token ids"}},
 		{"the form of refusals", func(s *policy.Set) { s.Faults = policy.FaultsProblem }, []string{"~ settings: form of refusals wso2 → problem"}},
-		{"something that has no word of its own", func(s *policy.Set) { s.Plans[0].OnFailure = policy.FailOpen }, []string{"~ resource plan 5PerMin: other settings"}},
+		{"something that has no word of its own", func(s *policy.Set) { s.Plans[0].When = []policy.Equation{{Variable: "appId", Value: "1"}} }, []string{"~ resource plan 5PerMin: other settings"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			to := meters()
@@ -265,7 +265,38 @@ func TestNoFieldOfABundleChangesUnseen(t *testing.T) {
 			t.Errorf("%s changes unseen", p)
 		}
 	}
+	// Of two that change, neither hides the other: both are told, or "other settings" is.
+	for _, first := range []string{".Plans[0].Limit.Count", ".APIs[0].Plan", ".APIs[0].Operations[0].Plan", ".Endpoints[0].Host", ".Issuers[0].Issuer", ".Applications[0].Owner", ".AuthHeader"} {
+		object := first[:strings.LastIndex(first, ".")]
+		object = strings.TrimSuffix(object, ".Limit")
+		one := changed(t, full, first)
+		for _, p := range paths {
+			if without(p) || !strings.HasPrefix(p, object+".") || strings.HasPrefix(p, first) || strings.HasPrefix(first, p) || strings.Contains(p[len(object)+1:], "[") || strings.HasPrefix(p, ".Plans[0].Limit") {
+				continue
+			}
+			both, alone := Between(base, changed(t, full, first, p)), Between(base, one)
+			if fmt.Sprint(both) == fmt.Sprint(alone) {
+				t.Errorf("%s changes unseen beside %s", p, first)
+			}
+		}
+	}
 	if got := Between(base, full()); len(got) != 0 {
 		t.Errorf("the same set twice: %v", got)
 	}
+}
+
+// changed returns a set in which what is at some paths is altered.
+func changed(t *testing.T, full func() *policy.Set, paths ...string) *policy.Set {
+	t.Helper()
+	s, n := full(), 0
+	leaves(reflect.ValueOf(s).Elem(), "", func(path string, v reflect.Value) {
+		if slices.Contains(paths, path) {
+			alter(v)
+			n++
+		}
+	})
+	if n != len(paths) {
+		t.Fatalf("%d of %v are there", n, paths)
+	}
+	return s
 }

@@ -19,12 +19,12 @@ func (d *differ) settings() {
 		rest.Issuers, rest.APIKeys, rest.Users, rest.ClientCAs = nil, policy.APIKeys{}, nil, nil
 		rest.Applications, rest.Subscriptions, rest.Blocked, rest.Revoked = nil, nil, nil, nil
 		return []view{{facts: []fact{
-			{"form of refusals", faults},
-			{"credential header", s.AuthHeader},
-			{"credentials to backends", yes(s.ForwardAuth)},
-			{"introspection of tokens", s.Introspection},
-			{"token for backends", s.BackendJWT},
-			{"signed API keys must name the API", yes(s.APIKeys.RequireAllowed)},
+			{"form of refusals", faults, "Faults"},
+			{"credential header", s.AuthHeader, "AuthHeader"},
+			{"credentials to backends", yes(s.ForwardAuth), "ForwardAuth"},
+			{"introspection of tokens", s.Introspection, "Introspection"},
+			{"token for backends", s.BackendJWT, "BackendJWT"},
+			{"signed API keys must name the API", yes(s.APIKeys.RequireAllowed), ""},
 		}, rest: rest}}
 	}
 	d.each("settings", of(d.from), of(d.to))
@@ -69,24 +69,24 @@ func viewAPI(s *policy.Set, a *policy.API) view {
 		key: apiName(a), name: apiName(a),
 		summary: given("at", path, "on", strings.Join(a.Hosts, " "), "plan", a.Plan, "backend", group(s, a.Production), "sandbox", group(s, a.Sandbox)),
 		facts: []fact{
-			{"path", path},
-			{"default path", a.DefaultPath},
-			{"hosts", list(a.Hosts)},
-			{"owner", a.Owner},
-			{"transports", transports(a.Transports)},
-			{"credential header", a.AuthHeader},
-			{"client certificates", certificates(a.MutualTLS, a.Optional)},
-			{"client authorities", list(a.ClientCAs)},
-			{"plan", a.Plan},
-			{"subscription plans", list(a.Plans)},
-			{"backend", group(s, a.Production)},
-			{"sandbox", group(s, a.Sandbox)},
-			{"CORS", a.CORS},
-			{"cache", a.Cache},
-			{"access", a.Access},
-			{"edits", a.Edit},
-			{"largest body", size(a.MaxBody)},
-			{"compression", yes(a.Compress)},
+			{"path", path, "BasePath"},
+			{"default path", a.DefaultPath, "DefaultPath"},
+			{"hosts", list(a.Hosts), "Hosts"},
+			{"owner", a.Owner, "Owner"},
+			{"transports", transports(a.Transports), "Transports"},
+			{"credential header", a.AuthHeader, "AuthHeader"},
+			{"client certificates", certificates(a.MutualTLS, a.Optional), "MutualTLS Optional"},
+			{"client authorities", list(a.ClientCAs), "ClientCAs"},
+			{"plan", a.Plan, "Plan"},
+			{"subscription plans", list(a.Plans), "Plans"},
+			{"backend", group(s, a.Production), ""},
+			{"sandbox", group(s, a.Sandbox), ""},
+			{"CORS", a.CORS, "CORS"},
+			{"cache", a.Cache, "Cache"},
+			{"access", a.Access, "Access"},
+			{"edits", a.Edit, "Edit"},
+			{"largest body", size(a.MaxBody), "MaxBody"},
+			{"compression", yes(a.Compress), "Compress"},
 		},
 		rest: rest,
 	}
@@ -103,19 +103,19 @@ func operations(s *policy.Set, a *policy.API) []view {
 			key: o.Method + " " + o.Template, name: o.Method + " " + a.BasePath + o.Template,
 			summary: given("", needs, "scope", strings.Join(o.Scopes, " or "), "plan", o.Plan, "backend", group(s, o.Production), "sandbox", group(s, o.Sandbox)),
 			facts: []fact{
-				{"credentials", needs},
-				{"scopes", list(o.Scopes)},
-				{"plan", o.Plan},
-				{"backend", group(s, o.Production)},
-				{"sandbox", group(s, o.Sandbox)},
-				{"check of requests", check(s, o.Request)},
-				{"check of answers", check(s, o.Response)},
-				{"edits", o.Edit},
-				{"access", o.Access},
-				{"largest body", size(o.MaxBody)},
-				{"WebSocket", yes(o.Upgrade)},
-				{"limits of messages", o.Messages},
-				{"operationId", o.ID},
+				{"credentials", needs, ""},
+				{"scopes", list(o.Scopes), "Scopes"},
+				{"plan", o.Plan, "Plan"},
+				{"backend", group(s, o.Production), ""},
+				{"sandbox", group(s, o.Sandbox), ""},
+				{"check of requests", check(s, o.Request), ""},
+				{"check of answers", check(s, o.Response), ""},
+				{"edits", o.Edit, "Edit"},
+				{"access", o.Access, "Access"},
+				{"largest body", size(o.MaxBody), "MaxBody"},
+				{"WebSocket", yes(o.Upgrade), "Upgrade"},
+				{"limits of messages", o.Messages, "Messages"},
+				{"operationId", o.ID, "ID"},
 			},
 			rest: rest,
 		})
@@ -209,20 +209,20 @@ func (d *differ) backends() {
 			out = append(out, view{
 				key: e.Name, name: e.Name, summary: targets,
 				facts: []fact{
-					{"addresses", targets},
-					{"choice", choices[e.Kind]},
-					{"timeout", span(e.Timeout)},
-					{"time over all tries", span(e.Overall)},
-					{"tries", e.Retry},
-					{"breaker", e.Breaker},
-					{"connections", e.Pool},
-					{"TLS profile", e.TLS},
-					{"credentials", e.Auth},
-					{"health check", e.Health},
-					{"ejection", e.Eject},
-					{"HTTP/2", yes(e.HTTP2)},
-					{"host", e.Host},
-					{"proxy", e.Proxy},
+					{"addresses", targets, ""},
+					{"choice", choices[e.Kind], "Kind"},
+					{"timeout", span(e.Timeout), "Timeout"},
+					{"time over all tries", span(e.Overall), "Overall"},
+					{"tries", e.Retry, "Retry"},
+					{"breaker", e.Breaker, "Breaker"},
+					{"connections", e.Pool, "Pool"},
+					{"TLS profile", e.TLS, "TLS"},
+					{"credentials", e.Auth, "Auth"},
+					{"health check", e.Health, "Health"},
+					{"ejection", e.Eject, "Eject"},
+					{"HTTP/2", yes(e.HTTP2), "HTTP2"},
+					{"host", e.Host, "Host"},
+					{"proxy", e.Proxy, "Proxy"},
 				},
 				rest: rest,
 			})
@@ -235,7 +235,7 @@ func (d *differ) backends() {
 		out := make([]view, 0, len(s.TLS))
 		for _, t := range s.TLS {
 			t.Pos = policy.Pos{}
-			out = append(out, view{key: t.Name, name: t.Name, facts: []fact{{"authorities", t.CAs}, {"name", t.ServerName}, {"pins", t.Pins}, {"client certificate", t.ClientCert}}, rest: t})
+			out = append(out, view{key: t.Name, name: t.Name, facts: []fact{{"authorities", t.CAs, "CAs"}, {"name", t.ServerName, "ServerName"}, {"pins", t.Pins, "Pins"}, {"client certificate", t.ClientCert, "ClientCert"}}, rest: t})
 		}
 		return out
 	}
@@ -256,6 +256,9 @@ func span(t time.Duration) string {
 	return s
 }
 
+// failures name what a plan does while its counters cannot be kept.
+var failures = map[policy.Failure]string{policy.ByKind: "by its kind", policy.FailClosed: "closed", policy.FailOpen: "open"}
+
 // plans compares limits.
 func (d *differ) plans() {
 	kinds := map[policy.PlanKind]string{policy.ResourcePlan: "resource plan", policy.SubscriptionPlan: "subscription plan", policy.ApplicationPlan: "application plan", policy.CustomPlan: "custom plan"}
@@ -274,14 +277,17 @@ func (d *differ) plans() {
 				out = append(out, view{
 					key: p.Name, name: p.Name, summary: given("", limit(p.Limit), "burst", burst),
 					facts: []fact{
-						{"limit", limit(p.Limit)},
-						{"burst", burst},
-						{"calls at a time", number(p.Concurrent)},
-						{"stops calls", yes(!p.Soft)},
-						{"warns at percent", number(int64(p.WarnPercent))},
-						{"conditions", p.Groups},
-						{"key", p.KeyTemplate},
-						{"largest body", size(p.MaxBody)},
+						{"limit", limit(p.Limit), "Limit"},
+						{"burst", burst, "Burst"},
+						{"calls at a time", number(p.Concurrent), "Concurrent"},
+						{"stops calls", yes(!p.Soft), "Soft"},
+						{"warns at percent", number(int64(p.WarnPercent)), "WarnPercent"},
+						{"conditions", p.Groups, "Groups"},
+						{"counts in every group that matches", yes(p.EveryGroup), "EveryGroup"},
+						{"cuts streams", yes(p.Cut), "Cut"},
+						{"without durable counters", failures[p.OnFailure], "OnFailure"},
+						{"key", p.KeyTemplate, "KeyTemplate"},
+						{"largest body", size(p.MaxBody), "MaxBody"},
 					},
 					rest: p,
 				})
