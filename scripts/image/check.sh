@@ -19,8 +19,20 @@ mnt=$W/mnt
 mkdir -p "$mnt"
 read -r start size < <(sfdisk -J "$IMG" | python3 -c 'import json, sys; p = json.load(sys.stdin)["partitiontable"]["partitions"][3]; print(p["start"] * 512, p["size"] * 512)')
 mount -o "loop,offset=$start,sizelimit=$size" "$IMG" "$mnt" || bad "the data partition does not mount"
-out=$(TIDEGATE_ADMIN_SOCKET=$mnt/tidegate/s timeout 60 setpriv --reuid 500 --regid 500 --clear-groups "$W/tidegate" status --data "$mnt/tidegate" --json 2>&1) || { umount "$mnt"; bad "status: $out"; }
+as=(setpriv --reuid 500 --regid 500 --clear-groups)
+export TIDEGATE_ADMIN_SOCKET=$mnt/tidegate/s
+"${as[@]}" "$W/tidegate" run --config= --data "$mnt/tidegate" --set listen.http=127.0.0.1:0 --set listen.https= --set admin.listen= >"$W/run.log" 2>&1 &
+device=$!
+out=
+for _ in $(seq 300); do
+	out=$("${as[@]}" "$W/tidegate" status --json 2>/dev/null) && break
+	kill -0 $device 2>/dev/null || break
+	sleep 0.1
+done
+kill $device 2>/dev/null || true
+wait $device || true
 umount "$mnt"
+[ -n "$out" ] || bad "the device does not start: $(tail -2 "$W/run.log")"
 read -r mode device seq locked < <(python3 -c '
 import json, sys
 s = json.load(sys.stdin)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"tidegate/policy"
 	"tidegate/policy/throttle"
@@ -31,6 +30,7 @@ const (
 	childLimit = 100
 	childHour  = 100_000
 	childKeys  = 20
+	childOpen  = "open" // the child's first line
 )
 
 func TestMain(m *testing.M) {
@@ -76,6 +76,9 @@ func admitForever(path string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := fmt.Println(childOpen); err != nil {
+		return err
+	}
 	ctx := context.Background()
 	failed := make(chan error, 5)
 	go func() { failed <- l.Run(ctx) }()
@@ -113,8 +116,9 @@ func admitAs(ctx context.Context, l *Ledger, now func() throttle.Instant, minute
 }
 
 // killLoop runs the child until it has been killed so many times or enough says so, and
-// returns what was admitted per key and window. path gives the file of each life.
-func killLoop(t *testing.T, kills, speed int, path func(life int) string, enough func(map[string]int) bool) map[string]int {
+// returns what was admitted per key and window. path gives the file of each life; the kill comes a
+// moment after so many admissions of it were seen, or when it has nothing left to admit.
+func killLoop(t *testing.T, kills, speed, admissions int, path func(life int) string, enough func(map[string]int) bool) map[string]int {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -135,17 +139,22 @@ func killLoop(t *testing.T, kills, speed int, path func(life int) string, enough
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		var kill sync.Once
-		idle := time.AfterFunc(300*time.Millisecond, func() { _ = cmd.Process.Kill() }) // everything is used up
+		die := func() { _ = cmd.Process.Kill() }
+		idle := time.AfterFunc(2*time.Minute, die) // it does not even open its file
 		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			// The first admission shows that the child is at work.
-			kill.Do(func() {
-				time.AfterFunc(time.Duration(5+rng.IntN(40))*time.Millisecond, func() { _ = cmd.Process.Kill() })
-			})
+		for n := 0; lines.Scan(); {
 			f := strings.Fields(lines.Text())
+			if len(f) == 1 && f[0] == childOpen {
+				idle.Reset(300 * time.Millisecond) // everything is used up
+			}
 			if len(f) != 3 {
 				continue // cut off by the kill
+			}
+			if n++; n == admissions {
+				time.AfterFunc(time.Duration(5+rng.IntN(40))*time.Millisecond, die)
+			}
+			if n < admissions {
+				idle.Reset(300 * time.Millisecond)
 			}
 			seen[f[0]+" minute "+f[1]]++
 			seen["hour "+f[2]]++
@@ -171,7 +180,7 @@ func TestSIGKILLNeverOverAdmits(t *testing.T) {
 		kills = n
 	}
 	file := filepath.Join(t.TempDir(), "state.db")
-	seen := killLoop(t, kills, 60, func(int) string { return file }, func(map[string]int) bool { return false })
+	seen := killLoop(t, kills, 60, 1, func(int) string { return file }, func(map[string]int) bool { return false })
 	total, windows, most := 0, 0, 0
 	for id, n := range seen {
 		limit := childLimit
@@ -205,7 +214,7 @@ func TestKillLoopHasTeeth(t *testing.T) {
 		return false
 	}
 	// Time runs as it is: all lives share a window or two.
-	seen := killLoop(t, 200, 1, func(life int) string { return filepath.Join(dir, strconv.Itoa(life)+".db") }, over)
+	seen := killLoop(t, 200, 1, 60, func(life int) string { return filepath.Join(dir, strconv.Itoa(life)+".db") }, over)
 	if !over(seen) {
 		t.Errorf("no window was over-admitted by a ledger without memory: the loop proves nothing; saw %v", seen)
 	}
