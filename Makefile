@@ -62,10 +62,10 @@ sbom: build ## what is linked into the programs (CycloneDX), into dist/
 container: ## container image for amd64, arm64 and arm/v7 into dist/container (needs buildah)
 	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/container.sh
 
-image: ## flash image for BOARD (arm64, rpi3) into dist/image
+image: ## flash image for BOARD (arm64, rpi3, armv7, armv6) into dist/image
 	VERSION='$(VERSION)' COMMIT='$(COMMIT)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' scripts/mkimage.sh $(or $(BOARD),arm64)
 
-e2e-image: ## boot the arm64 image in QEMU and use it
+e2e-image: ## boot the flash images in QEMU and use them: sticks, power cuts, updates, fallback
 	scripts/image.sh
 
 fleet-sim: ## 10,000 light devices against one Mosquitto, two collectors and a publisher: figures

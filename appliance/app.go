@@ -76,7 +76,8 @@ type App struct {
 	audit       *audit.Log
 	desk        *intake.Desk
 	link        *mqttsync.Client // nil: no broker is configured
-	sticks      *usbdrop.Port    // nil: usb.mounts is empty
+	sticks      *usbdrop.Port
+	volumes     *sticks
 	gateway     *gateway.Gateway
 	credentials credentials
 	operator    operator

@@ -99,7 +99,7 @@ func (a *App) startAdmin() error {
 	}
 	a.operator.machine, a.operator.kernel = host.MountOf(os.DirFS("/"), data), host.Kernel()
 	api := admin.New(admin.Device{
-		Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
+		Stick: a.volumes.Hold, Status: a.Status, Ready: a.ready.Load, Desk: a.desk, Gateway: a.gateway, Ledger: a.ledger, Events: a.events, EventsOpen: a.eventsOpen,
 		State: a.dir.State(), Audit: a.note, Instant: a.time.instant, Enrol: a.enrolment, Log: a.log,
 		Accounts: accounts, Revoker: a, Recent: a.operator.recent, Access: a.operator.lines, Sync: a.syncNow, Lines: a.o.Lines, Facts: a.facts,
 	})

@@ -12,20 +12,26 @@ import (
 // ledFolder is where the kernel keeps its LEDs.
 const ledFolder = "/sys/class/leds"
 
-// openSticks makes the door for sticks, where folders for them are configured.
-func (a *App) openSticks() error {
+// openSticks makes the door for sticks: those under folders that are configured, and those that
+// helpers bring.
+func (a *App) openSticks() (err error) {
 	c := a.cfg.USB
-	if len(c.Mounts) == 0 {
-		return nil
+	var watcher *media.Watcher
+	if len(c.Mounts) > 0 {
+		if watcher, err = media.NewWatcher(media.Options{Dirs: c.Mounts}); err != nil {
+			a.find("usb.mounts: sticks are not seen: %v", err)
+			watcher = nil
+		}
 	}
-	watcher, err := media.NewWatcher(media.Options{Dirs: c.Mounts})
-	if err != nil {
-		a.find("usb.mounts: sticks are not seen: %v", err)
-		return nil
-	}
+	a.volumes = newSticks(watcher)
+	show := a.showStick()
 	o := usbdrop.Options{
-		Volumes: watcher, Desk: a.desk, Queue: a.events,
-		Now: a.time.clock.Best, Clock: a.time.clock, Lines: a.lastLines, Log: a.log.With("part", "usb"), Tell: a.showStick(),
+		Volumes: a.volumes, Open: a.volumes.open, Desk: a.desk, Queue: a.events,
+		Now: a.time.clock.Best, Clock: a.time.clock, Lines: a.lastLines, Log: a.log.With("part", "usb"),
+		Tell: func(v usbdrop.Verdict) {
+			show(v)
+			a.volumes.tell(v)
+		},
 	}
 	if a.link != nil {
 		o.WentOut = a.link.WentOut
@@ -46,14 +52,15 @@ func (a *App) openSticks() error {
 
 // showStick shows what becomes of a stick on the LED that is configured.
 func (a *App) showStick() func(usbdrop.Verdict) {
+	nowhere := func(usbdrop.Verdict) {}
 	name := a.cfg.USB.Led
 	if name == "" {
-		return nil
+		return nowhere
 	}
 	led, err := media.OpenLED(ledFolder, name)
 	if err != nil {
 		a.find("usb.led: %v", err)
-		return nil
+		return nowhere
 	}
 	a.down.push("led", func(context.Context) error { return errors.Join(led.Show(media.Off), led.Close()) })
 	return func(v usbdrop.Verdict) {
@@ -85,10 +92,5 @@ func (a *App) signedStatus() ([]byte, error) {
 	return message.Report(m, domain, 1, uint64(max(a.time.clock.Best().Unix(), 0)), reporter{a.identity}) //nolint:gosec // not negative
 }
 
-// runSticks looks into sticks, if folders for them are configured.
-func (a *App) runSticks(ctx context.Context) error {
-	if a.sticks == nil {
-		return nil
-	}
-	return a.sticks.Run(ctx)
-}
+// runSticks looks into sticks.
+func (a *App) runSticks(ctx context.Context) error { return a.sticks.Run(ctx) }

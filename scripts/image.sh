@@ -5,6 +5,7 @@
 #     cuts       takes a bundle and a new system from sticks that are plugged in, all of it under power
 #                cuts at random moments, which are replayed from the log of what was written
 #     fallback   falls back from systems that do not come up
+#     boards     the images for armv7, armv6 and the Raspberry Pi 3, as far as QEMU has such boards
 #   Without a part: all of them. "quick" is serve.
 #
 #   POINTS     power cuts, default 24
@@ -18,14 +19,15 @@ have() { local c; for c; do command -v "$c" >/dev/null || return 1; done; }
 if ! have "${tools[@]}" || [ ! -e /usr/lib/u-boot/qemu_arm64/u-boot.bin ]; then
 	[ "$(id -u)" = 0 ] || skip "needs qemu-system-arm u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk"
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-arm ipxe-qemu \
-		u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk e2fsprogs python3 curl >/dev/null || skip "QEMU cannot be installed"
+		u-boot-qemu u-boot-tools squashfs-tools mtools dosfstools fdisk e2fsprogs kmod python3 curl >/dev/null || skip "QEMU cannot be installed"
 fi
 . scripts/image/lib.sh
 . scripts/image/arm64.sh
+. scripts/image/boards.sh
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(serve cuts fallback)
+[ ${#parts[@]} -gt 0 ] || parts=(serve cuts fallback boards)
 [ "${parts[0]}" != quick ] || parts=(serve)
-[ "${parts[0]}" = serve ] || parts=(serve "${parts[@]}") # the others go on from it
+[[ " serve boards " == *" ${parts[0]} "* ]] || parts=(serve "${parts[@]}") # the others go on from it
 prepare
 for p in "${parts[@]}"; do
 	[ "$p" != cuts ] || [ "$(id -u)" = 0 ] || { echo "skipped: image: cuts: needs root to mount"; continue; }

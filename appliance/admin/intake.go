@@ -4,10 +4,14 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"tidegate/sync/intake"
+	"tidegate/sync/usbdrop/remote"
 	"time"
 )
 
@@ -79,6 +83,35 @@ func line(w http.ResponseWriter, r intake.Report, final bool) {
 	_ = json.NewEncoder(w).Encode(o) // the client is gone
 	_ = http.NewResponseController(w).Flush()
 }
+
+// stick turns the connection into the line of a helper that holds a stick.
+func (a *API) stick(w http.ResponseWriter, r *http.Request) error {
+	name := r.URL.Query().Get("name")
+	if !stickName.MatchString(name) {
+		return &badRequestError{fmt.Errorf("name %q: want one as sda1", name)}
+	}
+	if r.Header.Get("Upgrade") != StickProtocol {
+		return &badRequestError{errors.New("want Upgrade: " + StickProtocol)}
+	}
+	c, b, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Time{})
+	if _, err := io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+StickProtocol+"\r\n\r\n"); err != nil {
+		return nil //nolint:nilerr // the helper is gone
+	}
+	if err := a.d.Stick(r.Context(), name, remote.NewLine(c, b.Reader)); err != nil {
+		a.d.Log.Warn("stick", "name", name, "error", err)
+	}
+	return nil
+}
+
+// StickProtocol is what a helper that holds a stick upgrades its connection to.
+const StickProtocol = "tide-stick"
+
+var stickName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,64}$`)
 
 func (a *API) confirm(w http.ResponseWriter, r *http.Request) error {
 	return a.decide(w, r, a.d.Desk.Confirm)

@@ -75,6 +75,10 @@ func operations() []operation {
 		{method: "GET", path: "/v1/trust", summary: "The root that the device believes", answer: admin.Trust{}},
 		{method: "POST", path: "/v1/trust", summary: "Pin the first trust root, or follow its chain", request: "application/octet-stream", answer: admin.Outcome{}, query: [][2]string{{"fingerprint", "SHA-256 of the first root, for the first one"}}},
 		{method: "GET", path: "/v1/enrol", summary: "A signed request to be enrolled", media: "application/vnd.tidegate.enroll+cbor-seq"},
+		{
+			method: "POST", path: "/v1/stick", summary: "Upgrades the connection to the line of a helper that holds a stick", media: "application/octet-stream", where: "socket",
+			query: [][2]string{{"name", "of the volume, as sda1"}},
+		},
 		{method: "GET", path: "/v1/admins", summary: "Who may sign in", answer: []admin.AccountView{}, where: "socket"},
 		{method: "POST", path: "/v1/admins", summary: "Make an account or replace its password; only root and the device's own user", request: "application/json", answer: admin.AccountView{}, where: "socket"},
 		{method: "DELETE", path: "/v1/admins/{name}", summary: "Take an account away; only root and the device's own user", answer: admin.AccountView{}, where: "socket"},

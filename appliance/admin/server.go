@@ -24,6 +24,7 @@ import (
 	"tidegate/store/events"
 	"tidegate/sync/bundle"
 	"tidegate/sync/intake"
+	"tidegate/sync/usbdrop/remote"
 )
 
 // A Device is what the API shows and works on.
@@ -48,6 +49,8 @@ type Device struct {
 	Lines      *logs.Log                                           // the last lines of the log; nil: none are shown
 	Facts      func() Facts
 	Log        *slog.Logger
+	// Stick looks into a volume that a helper holds, until it is let go.
+	Stick func(ctx context.Context, name string, l *remote.Line) error
 }
 
 // API is the JSON API. It is an http.Handler for the unix socket, whose file's permissions
@@ -97,6 +100,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /v1/trust", fn: a.trust},
 		{pattern: "POST /v1/trust", fn: a.installTrust},
 		{pattern: "GET /v1/enrol", fn: a.enrol},
+		{pattern: "POST /v1/stick", fn: a.stick, socketOnly: true},
 		{pattern: "GET /v1/admins", fn: a.admins, socketOnly: true},
 		{pattern: "POST /v1/admins", fn: a.setAdmin, socketOnly: true},
 		{pattern: "DELETE /v1/admins/{name}", fn: a.removeAdmin, socketOnly: true},

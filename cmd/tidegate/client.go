@@ -99,6 +99,41 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	return nil, asError(f)
 }
 
+// hold makes a connection the line on which a helper holds a stick.
+func (c *client) hold(ctx context.Context, name string) (net.Conn, *bufio.Reader, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.path)
+	if err != nil {
+		return nil, nil, c.explain(err)
+	}
+	in, err := upgrade(ctx, conn, name)
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return conn, in, nil
+}
+
+func upgrade(ctx context.Context, conn net.Conn, name string) (*bufio.Reader, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://device/v1/stick?"+url.Values{"name": {name}}.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", admin.StickProtocol)
+	if err := r.Write(conn); err != nil {
+		return nil, err
+	}
+	in := bufio.NewReaderSize(conn, 64<<10)
+	resp, err := http.ReadResponse(in, r)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		return nil, errors.Join(err, resp.Body.Close(), fmt.Errorf("device: %s: %s", resp.Status, strings.TrimSpace(string(b))))
+	}
+	return in, nil
+}
+
 // explain says what to do when the device cannot be reached.
 func (c *client) explain(err error) error {
 	switch {

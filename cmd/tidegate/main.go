@@ -58,7 +58,7 @@ func commands() []command {
 		{"history", "[--limit N] [--export FILE] [--verify FILE]", "show, export or verify the audit log", (*app).cmdHistory},
 		{"plan", "FILE", "say what apply would do, and keep nothing", (*app).cmdPlan},
 		{"apply", "[--no-wait] [--retry] FILE", "take a bundle, trust root or enrolment in", (*app).cmdApply},
-		{"take", "DIR", "take in what lies on a mounted stick", (*app).cmdTake},
+		{"take", "[--stay] DIR", "take in what lies on a mounted stick", (*app).cmdTake},
 		{"confirm", "", "confirm the bundle on trial", (*app).cmdConfirm},
 		{"rollback", "", "go back to the bundle before", (*app).cmdRollback},
 		{"sync", "[--no-wait]", "open the link to the fleet now, whatever its mode", (*app).cmdSync},

@@ -16,6 +16,12 @@ import (
 	"tidegate/appliance/admin"
 )
 
+// maxCandidates bounds what a device comes with.
+const maxCandidates = 64
+
+// takeOrder is in which order its files are handed in: what a later one needs comes first.
+var takeOrder = []string{".tideroot", ".tidedevice", ".tide"}
+
 // provision gives a device that has just started what it came with: the files of dir, which
 // whoever made the image or the container put there. Unlike a stick, it may pin the first
 // trust root. What is in force already is left alone, so it is done at each start.

@@ -4,91 +4,59 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"syscall"
+	"tidegate/cmd/cli"
+	"tidegate/platform/media"
 	"tidegate/policy/refusal"
+	"tidegate/sync/usbdrop/remote"
 )
 
-// maxCandidates bounds what is offered of one volume.
-const maxCandidates = 64
-
-// takeOrder is in which order the files of a volume are offered: what a later one needs
-// comes first.
-var takeOrder = []string{".tideroot", ".tidedevice", ".tide"}
-
-// cmdTake offers what lies on a mounted volume. It is what the service manager runs when a
-// stick was plugged: a process of its own, so that a stick that stalls or breaks off costs
-// this process and nothing else. A stick never pins the first trust root.
+// cmdTake holds a mounted volume for the device, which looks into it as into any stick. It is what
+// the service manager runs when a stick was plugged: a process of its own with little privilege, so that
+// a stick that stalls or breaks off costs this process and nothing else.
 func (a *app) cmdTake(ctx context.Context, args []string) error {
 	var c clientFlags
+	var stay bool
 	f := a.flags("take")
 	c.register(f)
+	f.BoolVar(&stay, "stay", false, "hold the stick until the verdict of a trial is on it too")
 	dirs, err := parse(f, args, 1)
 	if err != nil {
 		return err
 	}
-	names, skipped, err := candidates(dirs[0])
+	folder, err := media.Open(dirs[0])
 	if err != nil {
 		return refusal.About(dirs[0], err)
 	}
-	for _, s := range skipped {
-		a.Say("tidegate: %s: skipped: %s", s.name, s.why)
-	}
-	if len(names) == 0 {
-		a.Say("tidegate: %s: nothing to take: no %s in the top folder or in tide/", dirs[0], strings.Join(takeOrder, ", "))
-		return nil
-	}
+	defer folder.Close()
 	cl, err := c.dial(a)
 	if err != nil {
 		return err
 	}
-	var worst error
-	for _, name := range names {
-		err := a.offer(ctx, cl, "/v1/apply", name, map[string][]string{"wait": {"false"}})
-		if err == nil || ctx.Err() != nil {
-			continue
-		}
-		worst = err
-		if len(names) > 1 {
-			a.Exit(err, false)
-		}
+	conn, in, err := cl.hold(ctx, filepath.Base(filepath.Clean(dirs[0])))
+	if err != nil {
+		return err
 	}
-	return worst
-}
-
-// A skip is a file that is not offered.
-type skip struct{ name, why string }
-
-// candidates lists the files of dir and dir/tide that may be ours, in the order in which they
-// are offered.
-func candidates(dir string) (names []string, skipped []skip, err error) {
-	for _, d := range []string{dir, filepath.Join(dir, "tide")} {
-		entries, err := os.ReadDir(d)
-		if d != dir && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) {
-			continue
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	enough := errors.New("enough")
+	code, err := remote.Serve(conn, in, folder, func(line string, last bool) error {
+		if _, err := fmt.Fprintln(a.Out, line); err != nil {
+			return err
 		}
-		if err != nil {
-			return nil, nil, refusal.New(refusal.MediaIO, "%w", err)
+		if last && !stay {
+			return enough
 		}
-		for _, e := range entries {
-			name := filepath.Join(d, e.Name())
-			switch {
-			case strings.HasPrefix(e.Name(), "."), !slices.Contains(takeOrder, filepath.Ext(e.Name())):
-			case !e.Type().IsRegular(): // offer looks again, at the open file
-				skipped = append(skipped, skip{name, "not a regular file"})
-			case len(names) == maxCandidates:
-				skipped = append(skipped, skip{name, fmt.Sprintf("more than %d files", maxCandidates)})
-			default:
-				names = append(names, name)
-			}
-		}
-	}
-	slices.SortStableFunc(names, func(x, y string) int {
-		return slices.Index(takeOrder, filepath.Ext(x)) - slices.Index(takeOrder, filepath.Ext(y))
+		return nil
 	})
-	return names, skipped, nil
+	switch {
+	case errors.Is(err, enough):
+		return cli.StatusError(refusal.ExitWaiting)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return err
+	}
+	return exitWith(code)
 }

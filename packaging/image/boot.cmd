@@ -4,7 +4,8 @@
 # The card: an MBR with 1 FAT (this script, and what the owner puts there), 2 system A, 3 system
 # B, 4 data. A slot begins with its squashfs; 64 MiB later stands one sector with ZSECT, the
 # length of the kernel in sectors (hex), and what the system says of itself; 4 KiB after it the
-# gzipped kernel.
+# kernel: gzipped on 64 bit; on 32 bit an initramfs of ISECT sectors and the zImage behind it, which
+# needs the memory behind itself.
 #
 # The boot state: two records of one sector, at 0x100 and 0x400, in front of the first partition, in the
 # checked form of "env export -c" (tidegate/platform/board reads and writes the same):
@@ -54,6 +55,15 @@ if test "${devtype}" = "mmc"; then
 else
   setenv packed 50000000; setenv serial "console=ttyAMA0"
 fi
+# The description of the board: from the firmware, else from the boot partition, else U-Boot's own.
+if test -n "${fdt_addr}"; then
+  setenv tree ${fdt_addr}
+else
+  setenv tree ${fdtcontroladdr}
+  for d in / /dtb/; do
+    if load ${devtype} ${devnum}:1 ${fdt_addr_r} ${d}${fdtfile}; then setenv tree ${fdt_addr_r}; fi
+  done
+fi
 # A slot that does not even load lets the other one in at once.
 if test "${SLOT}" = "B"; then setenv order "B A"; else setenv order "A B"; fi
 for s in ${order}; do
@@ -61,15 +71,19 @@ for s in ${order}; do
   part uuid ${devtype} ${devnum}:${p} puuid
   part start ${devtype} ${devnum} ${p} at
   setexpr at ${at} + 20000
-  setenv ZSECT
+  setenv ZSECT; setenv ISECT
   ${devtype} read ${buf} ${at} 1
-  if env import -c ${buf} 200 ZSECT; then
+  if env import -c ${buf} 200 ZSECT ISECT; then
     setexpr at ${at} + 8
-    ${devtype} read ${packed} ${at} ${ZSECT}
-    if unzip ${packed} ${kernel_addr_r}; then
-      setenv bootargs "${serial} root=PARTUUID=${puuid} rootfstype=squashfs ro rootwait init=/init panic=5 quiet cgroup_enable=memory tide.slot=${s} tide.want=${SLOT} tide.back=${BACK}"
-      if test -n "${fdt_addr}"; then booti ${kernel_addr_r} - ${fdt_addr}; fi
-      booti ${kernel_addr_r} - ${fdtcontroladdr}
+    setenv bootargs "${serial} root=PARTUUID=${puuid} rootfstype=squashfs ro rootwait init=/init panic=5 quiet cgroup_enable=memory tide.slot=${s} tide.want=${SLOT} tide.back=${BACK} @ARGS@"
+    if test -n "${ISECT}"; then
+      ${devtype} read ${ramdisk_addr_r} ${at} ${ZSECT}
+      setexpr size ${ISECT} * 200
+      setexpr zimage ${ramdisk_addr_r} + ${size}
+      bootz ${zimage} ${ramdisk_addr_r}:${size} ${tree}
+    else
+      ${devtype} read ${packed} ${at} ${ZSECT}
+      if unzip ${packed} ${kernel_addr_r}; then booti ${kernel_addr_r} - ${tree}; fi
     fi
   fi
   echo "tidegate: slot ${s} does not load"

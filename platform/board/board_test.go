@@ -271,3 +271,17 @@ func TestPauseBetweenStarts(t *testing.T) {
 		t.Errorf("after an hour of service: %v", got)
 	}
 }
+
+func TestTheRootOfTheCommandLine(t *testing.T) {
+	if got := rootArgument("console=ttyAMA0 root=PARTUUID=74696465-02 ro rootwait"); got != "PARTUUID=74696465-02" {
+		t.Errorf("got %q", got)
+	}
+	if d, n, ok := parsePartUUID("PARTUUID=74696465-03"); d != 0x74696465 || n != 3 || !ok {
+		t.Errorf("got %x, %d, %v", d, n, ok)
+	}
+	for _, bad := range []string{"", "/dev/sda2", "PARTUUID=", "PARTUUID=74696465", "PARTUUID=-02", "PARTUUID=x-02", "PARTUUID=74696465-00", "PARTUUID=0-02", "PARTUUID=174696465-02"} {
+		if _, _, ok := parsePartUUID(bad); ok {
+			t.Errorf("taken: %q", bad)
+		}
+	}
+}

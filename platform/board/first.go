@@ -1,6 +1,10 @@
 package board
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Options are what the first process works with. The paths are those of the image.
 type Options struct {
@@ -43,4 +47,27 @@ func pause(before, lasted time.Duration) time.Duration {
 		return firstPause
 	}
 	return min(max(2*before, firstPause), lastPause)
+}
+
+// rootArgument returns the value of root= on a kernel's command line.
+func rootArgument(cmdline string) string {
+	for _, w := range strings.Fields(cmdline) {
+		if v, ok := strings.CutPrefix(w, "root="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// parsePartUUID reads "PARTUUID=74696465-02": the number of a disk with an MBR and that of a
+// partition, both in hex.
+func parsePartUUID(s string) (disk uint32, partition int, ok bool) {
+	s, ok = strings.CutPrefix(s, "PARTUUID=")
+	id, n, cut := strings.Cut(s, "-")
+	d, err1 := strconv.ParseUint(id, 16, 32)
+	p, err2 := strconv.ParseUint(n, 16, 8)
+	if !ok || !cut || err1 != nil || err2 != nil || d == 0 || p == 0 {
+		return 0, 0, false
+	}
+	return uint32(d), int(p), true
 }

@@ -28,6 +28,7 @@ func Run(o Options) error {
 	f := &first{Options: o}
 	f.say("starting")
 	f.note("mounts", MountSystem())
+	f.note("system", f.enterSystem())
 	f.cmdline()
 	go f.watchdog()
 	go f.reap()
@@ -60,7 +61,7 @@ type first struct {
 	gateway          *service
 	kids             children
 
-	sticky  sync.Mutex // held while a stick is looked into
+	sticky  sync.RWMutex // read-locked while a stick is looked into
 	mu      sync.Mutex
 	address string // for people
 }
@@ -242,7 +243,7 @@ func writeResolver(servers []netip.Addr) error {
 	return os.WriteFile("/run/resolv.conf", []byte(b.String()), 0o644)
 }
 
-// sticks looks into each volume that is plugged in, one after the other.
+// sticks looks into each volume that is plugged in, until it is pulled.
 func (f *first) sticks() {
 	events := make(chan Uevent, 16)
 	go func() {
@@ -252,16 +253,34 @@ func (f *first) sticks() {
 	}()
 	group, err := Group("stick", f.Helper, f.Tasks)
 	f.note("sticks", err)
+	here := map[string]context.CancelFunc{}
 	for u := range events {
-		if !u.Volume() || strings.HasPrefix(u.Name, f.disk) {
+		if pulled := here[u.Name]; pulled != nil && u.Action == "remove" {
+			pulled()
+			delete(here, u.Name)
+		}
+		if !u.Volume() || strings.HasPrefix(u.Name, f.disk) || here[u.Name] != nil {
 			continue
 		}
-		time.Sleep(f.Quiet)
-		if u.Type == "disk" && hasPartitions(u.Name) {
-			continue // they have events of their own
-		}
-		f.stick(u.Name, group)
+		ctx, cancel := context.WithCancel(context.Background())
+		here[u.Name] = cancel
+		go f.volume(ctx, u, group)
 	}
+}
+
+// volume looks into one volume after a moment of quiet.
+func (f *first) volume(ctx context.Context, u Uevent, group *os.File) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(f.Quiet):
+	}
+	if u.Type == "disk" && hasPartitions(u.Name) {
+		return // they have events of their own
+	}
+	f.sticky.RLock()
+	defer f.sticky.RUnlock()
+	f.stick(ctx, u.Name, group)
 }
 
 func hasPartitions(disk string) bool {
@@ -269,8 +288,8 @@ func hasPartitions(disk string) bool {
 	return len(m) > 0
 }
 
-// stick offers what lies on one volume to the gateway.
-func (f *first) stick(name string, group *os.File) {
+// stick lets a helper hold one volume for the gateway.
+func (f *first) stick(ctx context.Context, name string, group *os.File) {
 	dev := "/dev/" + name
 	d, err := os.Open(dev)
 	if err != nil {
@@ -289,14 +308,16 @@ func (f *first) stick(name string, group *os.File) {
 		return
 	}
 	defer func() { f.note("stick "+name, Unmount(where)) }()
-	f.sticky.Lock()
-	defer f.sticky.Unlock()
-	f.say("stick %s: looking", name)
-	out, err := f.command(group, "take", where)
-	for line := range strings.Lines(out) {
-		f.say("stick %s: %s", name, strings.TrimSpace(line))
+	if info, err := os.Lstat(where + "/tide/out"); err == nil && info.IsDir() { // its owner wants something on it
+		f.note("stick "+name, MountWrite(dev, kind, where, f.User))
 	}
-	if err != nil {
+	f.say("stick %s: looking", name)
+	err = f.stream(ctx, group, &lines{say: func(line string) { f.say("stick %s: %s", name, line) }}, "take", "--stay", where)
+	switch {
+	case ctx.Err() != nil:
+		f.say("stick %s: pulled", name)
+		return
+	case err != nil:
 		f.say("stick %s: %v", name, err)
 	}
 	f.say("stick %s: done, it can be pulled", name)

@@ -51,6 +51,21 @@ func MountRead(dev, kind, where string) error {
 	return nil
 }
 
+// MountWrite mounts a volume that is mounted already anew, so that a user may write to it.
+func MountWrite(dev, kind, where string, user uint32) error {
+	options := ""
+	if kind != "iso9660" {
+		options = fmt.Sprintf("uid=%d,gid=%d,fmask=0177,dmask=0077", user, user)
+	}
+	if err := unix.Unmount(where, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", where, err)
+	}
+	if err := unix.Mount(dev, where, kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOSYMFOLLOW, options); err != nil {
+		return errors.Join(fmt.Errorf("mount %s: %w", dev, err), MountRead(dev, kind, where))
+	}
+	return nil
+}
+
 // Unmount takes a volume off, also one that is gone or in use.
 func Unmount(where string) error { return unix.Unmount(where, unix.MNT_DETACH) }
 

@@ -2,8 +2,10 @@ package board
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -83,16 +85,47 @@ func (f *first) as(group *os.File, args ...string) *exec.Cmd {
 // command runs a command of the gateway's program to its end and returns what it said.
 func (f *first) command(group *os.File, args ...string) (string, error) {
 	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	err := f.stream(ctx, group, &out, args...)
+	return out.String(), err
+}
+
+// stream runs a command of the gateway's program until ctx ends it; out gets what it says.
+func (f *first) stream(ctx context.Context, group *os.File, out io.Writer, args ...string) error {
 	cmd := f.as(group, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	late := time.AfterFunc(30*time.Minute, func() { _ = cmd.Process.Kill() })
-	defer late.Stop()
-	err := f.kids.run(cmd, nil)
+	cmd.Stdout, cmd.Stderr = out, out
+	var stop func() bool
+	err := f.kids.run(cmd, func(p *os.Process) { stop = context.AfterFunc(ctx, func() { _ = p.Kill() }) })
+	if stop != nil {
+		stop()
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 75 { // on trial, which it has said
 		err = nil
 	}
-	return out.String(), err
+	return err
+}
+
+// lines hands on what is written to it line by line.
+type lines struct {
+	say  func(string)
+	part []byte
+}
+
+// Write keeps what is not a whole line yet.
+func (l *lines) Write(b []byte) (int, error) {
+	l.part = append(l.part, b...)
+	for {
+		line, rest, ok := bytes.Cut(l.part, []byte("\n"))
+		if !ok {
+			return len(b), nil
+		}
+		l.part = rest
+		if text := strings.TrimSpace(string(line)); text != "" {
+			l.say(text)
+		}
+	}
 }
 
 // service is the gateway under supervision.

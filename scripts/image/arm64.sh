@@ -30,16 +30,23 @@ part_cuts() {
 	saw 300 'tideinit: ready'
 	answers /meters/1.0/status 200
 	plug "$w/2.stick" one
-	saw 120 'stick sda1: bundle 2 of .*on trial'
-	saw 60 'it can be pulled'
-	pull one
-	answers /meters/1.0/status 200
+	saw 120 'stick sda1: tide/2.tide: bundle 2: trial'
 	saw 120 'bundle confirmed.*seq=2'
 	BUNDLE_AT=$("$w/powercut" -count "$w/writes")
+	saw 60 'stick sda1: accepted: bundle 2: confirmed'
+	saw 60 'it can be pulled'
+	pull one
+	local out
+	out=$(mdir -b -/ -i "$w/2.stick@@1M" ::tide/out)
+	for f in status.txt tideenroll tidereceipt tidestatus; do grep -q "$f\$" <<<"$out" || fail "no $f on the stick: $out"; done
+	mtype -i "$w/2.stick@@1M" "$(grep status.txt <<<"$out")" >"$w/status.txt"
+	grep -q 'bundle 2' "$w/status.txt" || fail "status.txt: $(cat "$w/status.txt")"
+	ok "on the stick: status, receipt, enrolment request"
+	answers /meters/1.0/status 200
 	ok "bundle 2 from a stick that was plugged in"
 	mark
 	plug "$w/v2.stick" two
-	saw 300 'stick sda1: system 2.0.0 .*on trial'
+	saw 300 'stick sda1: .*system 2.0.0 .*: trial'
 	saw 300 'tideinit: system B is version 2.0.0'
 	saw 60 'tideinit: system B is on trial'
 	saw 300 'tideinit: ready'
@@ -89,7 +96,7 @@ part_fallback() {
 	saw 300 'tideinit: ready'
 	answers /meters/1.0/status 200
 	plug "$w/bad.stick" bad
-	saw 300 'stick sda1: system 2.0.0 .*on trial'
+	saw 300 'stick sda1: .*system 2.0.0 .*: trial'
 	saw 300 'tideinit: system B is on trial'
 	saw 300 'tideinit: system B does not serve'
 	saw 300 'slot B is given up, back to A'

@@ -48,13 +48,13 @@ card() {
 	mcopy -o -i "$w/card.img@@1M" "$w/root.tideroot" "$w/tidegate.toml" "$w/1.tide" ::
 }
 
-# stick IMAGE FILE…: a FAT stick with the files in its folder tide.
+# stick IMAGE FILE…: a FAT stick with the files in its folder tide, on which things may go out.
 stick() {
 	local image=$1; shift
 	truncate -s 80M "$image"
 	echo 'start=2048, type=c' | sfdisk -q --label dos "$image"
 	mformat -i "$image@@1M" -F -T $((79 * 2048)) -h 64 -s 32 -v STICK ::
-	mmd -i "$image@@1M" ::tide
+	mmd -i "$image@@1M" ::tide ::tide/out
 	mcopy -i "$image@@1M" "$@" ::tide/
 }
 plug() { python3 scripts/image/plug.py "$w/qmp" "$1" "$2"; } # IMAGE NAME
@@ -65,18 +65,21 @@ system() {
 	(cd "$w" && quietly ./tidectl system build "$2" -o "$1" --key release.key --root root.tideroot --seq "$3" --window 20s --attempts 1)
 }
 
-# power_on [LOG]: starts the machine with $w/card.img; LOG records every write to it.
+# power_on [armv7 | LOG]: starts the machine with $w/card.img; LOG records every write to it.
 power_on() {
 	t0=$SECONDS from=1
 	: >"$w/console"
 	local disk=(-drive "if=none,id=card,file=$w/card.img,format=raw")
-	if [ $# -gt 0 ]; then
+	local qemu=(qemu-system-aarch64 -M virt -cpu cortex-a53 -bios /usr/lib/u-boot/qemu_arm64/u-boot.bin)
+	if [ "${1:-}" = armv7 ]; then
+		qemu=(qemu-system-arm -M "virt,highmem=off" -cpu cortex-a7 -bios /usr/lib/u-boot/qemu_arm/u-boot.bin)
+	elif [ $# -gt 0 ]; then
 		: >"$1"
 		disk=(-blockdev "driver=file,filename=$w/card.img,node-name=file" -blockdev "driver=file,filename=$1,node-name=log"
 			-blockdev driver=blklogwrites,node-name=card,file=file,log=log,log-sector-size=512,log-super-update-interval=1)
 	fi
-	qemu-system-aarch64 -M virt -cpu cortex-a53 -m 512 -display none -monitor none -serial "file:$w/console" \
-		-qmp "unix:$w/qmp,server=on,wait=off" -bios /usr/lib/u-boot/qemu_arm64/u-boot.bin \
+	"${qemu[@]}" -m 512 -display none -monitor none -serial "file:$w/console" \
+		-qmp "unix:$w/qmp,server=on,wait=off" \
 		"${disk[@]}" -device virtio-blk-device,drive=card \
 		-netdev "user,id=net,hostfwd=tcp:127.0.0.1:$port-:9090" -device virtio-net-device,netdev=net \
 		-device qemu-xhci,id=xhci -device i6300esb -action watchdog=reset >"$w/qemu.log" 2>&1 &

@@ -29,8 +29,8 @@ def main(path, image, name):
     if image == "--pull":
         ask("device_del", id="stick-" + name)
         return
-    ask("blockdev-add", **{"driver": "raw", "node-name": name, "read-only": True,
-                           "file": {"driver": "file", "filename": image, "read-only": True}})
+    ask("blockdev-add", **{"driver": "raw", "node-name": name,
+                           "file": {"driver": "file", "filename": image}})
     ask("device_add", driver="usb-storage", bus="xhci.0", drive=name, id="stick-" + name, removable=True)
 
 

@@ -116,10 +116,15 @@ fi
 rm -r /etc/systemd/system/tidegate.service.d && systemctl daemon-reload
 
 # Sticks
-setpriv --bounding-set=-all,+dac_override --inh-caps=-all --no-new-privs tidegate take stick || [ $? = 75 ] || fail "take" # as the unit for sticks does
-until_true 10 sh -c 'tidegate status --json | grep -q "\"seq\": 2"' || fail "bundle 2 was not taken from the stick"
+mkdir -p stick/tide/out
+setpriv --bounding-set=-all,+dac_override --inh-caps=-all --no-new-privs tidegate take --stay stick >take.txt 2>&1 & # as the unit for sticks does
+helper=$!
+until_true 10 sh -c 'tidegate status --json | grep -q "\"seq\": 2"' || fail "bundle 2 was not taken from the stick: $(cat take.txt)"
 tidegate confirm >/dev/null || fail "confirm 2"
-ok "a bundle from a stick"
+wait $helper || fail "take: $(cat take.txt)"
+grep -q '^two.tide: bundle 2: trial' take.txt && grep -q '^accepted: bundle 2: confirmed' take.txt || fail "the verdict: $(cat take.txt)"
+ls stick/tide/out/*/*.tidereceipt >/dev/null || fail "no receipt on the stick"
+ok "a bundle from a stick, its verdict and its receipt"
 
 # Upgrade, and a downgrade that is refused
 echo '# ours' >>/etc/tidegate/tidegate.toml

@@ -234,6 +234,7 @@ func (d *Desk) servingDigest() slots.Digest {
 }
 
 func (d *Desk) info(g slots.Digest) *BundleInfo {
+	d.manifest(bundle.Digest(g)) // a start loads only what it serves
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.infoLocked(g)

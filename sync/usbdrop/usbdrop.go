@@ -208,7 +208,7 @@ type origin struct {
 
 // follow notes the bundle of a stick that is on trial.
 func (v *Verdict) follow(trials map[trust.Digest]origin, from media.Volume) {
-	if i := v.taken(envelope.Manifest); i != nil && v.Stage == OnTrial {
+	if i := v.taken(envelope.Manifest); i != nil && i.Report.Phase == intake.OnTrial {
 		trials[i.Report.Digest] = origin{from, i.File}
 	}
 }

@@ -75,6 +75,9 @@ func (i *Item) text() string {
 	if r.Already {
 		text = "already so"
 	}
+	if i.bundle() && r.Product == trust.SystemProduct {
+		return fmt.Sprintf("system %s (bundle %d): %s", r.Label, r.Seq, text)
+	}
 	if i.bundle() {
 		text = fmt.Sprintf("bundle %d: %s", r.Seq, text)
 	}
@@ -91,6 +94,35 @@ func (v *Verdict) taken(k envelope.Kind) *Item {
 		}
 	}
 	return nil
+}
+
+// Restarts reports whether the machine starts anew for what was taken.
+func (v *Verdict) Restarts() bool {
+	i := v.taken(envelope.Manifest)
+	return v.Stage == OnTrial && i != nil && i.Report.Product == trust.SystemProduct
+}
+
+// Lines says what became of the stick, a line for each file and one for the whole.
+func (v *Verdict) Lines() []string {
+	var all []string
+	for n := range v.Items {
+		i := &v.Items[n]
+		all = append(all, i.File+": "+i.text())
+	}
+	text := v.Stage.String() + ": " + v.Detail
+	if v.Word != "" {
+		text = string(v.Word) + ": " + v.Detail
+	}
+	if v.Hint != "" {
+		text += " (" + v.Hint + ")"
+	}
+	if v.Failed != nil {
+		text += "; " + v.Failed.Error()
+	}
+	if len(v.Wrote) > 0 {
+		text += fmt.Sprintf("; %d files written to the stick", len(v.Wrote))
+	}
+	return append(all, shown(text))
 }
 
 // decide sums up the files. A file that was refused does not count where another of its kind
@@ -119,7 +151,9 @@ func (v *Verdict) decide() {
 	switch {
 	case bundle != nil && bundle.Report.Phase == intake.OnTrial:
 		v.Stage, v.Detail = OnTrial, bundle.text()
-		if bundle.Report.ByHand {
+		if v.Restarts() {
+			v.Hint = "the machine starts anew with it"
+		} else if bundle.Report.ByHand {
 			v.Hint = "confirm it: tidegate confirm"
 		}
 	case bundle != nil:

@@ -18,6 +18,7 @@ import (
 	"tidegate/sync/intake"
 	"tidegate/sync/mqttsync/message"
 	"tidegate/sync/report"
+	"tidegate/sync/trust"
 )
 
 // Limits of what is looked at on a stick.
@@ -264,46 +265,70 @@ func wordOf(err error) refusal.Word {
 }
 
 // takeBundle judges the heads of all bundles, one at a time, and reads on in the newest that
-// applies.
+// applies; where there is a system besides, its turn comes after that of the APIs.
 func (v *visit) takeBundle(ctx context.Context, files []*file) {
-	var best *intake.Look
-	var of *file
-	pass := func(l *intake.Look, f *file, newer *intake.Look) {
-		r, n := l.Report(), newer.Report()
-		l.Close()
-		if r.Digest == n.Digest {
-			v.skip(f.name, "the same bundle is on the stick twice")
-			return
+	var best [2]choice // of APIs, of systems
+	defer func() {
+		for _, c := range best {
+			if c.look != nil {
+				c.look.Close()
+			}
 		}
-		r.Phase, r.Word = intake.Rejected, refusal.Rollback
-		r.Detail = "bundle " + number(r.Seq) + " is older than bundle " + number(n.Seq) + " on the same stick"
-		v.item(f, r, nil)
-	}
+	}()
 	for _, f := range files {
 		l, r, err := v.p.o.Desk.Look(ctx, f.candidate())
-		switch {
-		case err != nil:
+		if err != nil {
 			v.item(f, r, err)
-		case best == nil:
-			best, of = l, f
-		case newer(&r, best):
-			pass(best, of, l)
-			best, of = l, f
+			continue
+		}
+		b := &best[0]
+		if r.Product == trust.SystemProduct {
+			b = &best[1]
+		}
+		switch {
+		case b.look == nil:
+			*b = choice{l, f}
+		case newer(&r, b.look):
+			v.pass(b.look, b.of, l)
+			*b = choice{l, f}
 		default:
-			pass(l, f, best)
+			v.pass(l, f, b.look)
 		}
 	}
-	if best == nil {
+	for _, c := range best {
+		if c.look != nil {
+			v.take(ctx, c)
+		}
+	}
+}
+
+// A choice is a bundle of a stick and its file.
+type choice struct {
+	look *intake.Look
+	of   *file
+}
+
+// pass lets go of a bundle for a newer one.
+func (v *visit) pass(l *intake.Look, f *file, newer *intake.Look) {
+	r, n := l.Report(), newer.Report()
+	l.Close()
+	if r.Digest == n.Digest {
+		v.skip(f.name, "the same bundle is on the stick twice")
 		return
 	}
-	defer best.Close()
-	if r := best.Report(); r.Phase == intake.Verified && v.p.o.Desk.Status().Trial != nil {
+	r.Phase, r.Word = intake.Rejected, refusal.Rollback
+	r.Detail = "bundle " + number(r.Seq) + " is older than bundle " + number(n.Seq) + " on the same stick"
+	v.item(f, r, nil)
+}
+
+func (v *visit) take(ctx context.Context, c choice) {
+	if r := c.look.Report(); r.Phase == intake.Verified && v.p.o.Desk.Status().Trial != nil {
 		r.Phase, r.Word, r.Detail = intake.Rejected, refusal.Busy, "another bundle is on trial"
-		v.item(of, r, nil)
+		v.item(c.of, r, nil)
 		return
 	}
-	r, err := best.Take(ctx)
-	v.item(of, r, err)
+	r, err := c.look.Take(ctx)
+	v.item(c.of, r, err)
 }
 
 // newer reports whether a bundle goes before the best so far.
