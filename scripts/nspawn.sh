@@ -22,9 +22,9 @@ base=$out/base.tar
 if [ ! -s "$base" ]; then
 	fast=/dev/shm; [ -d $fast ] || fast=/tmp
 	TMPDIR=$fast mmdebstrap --mode=root --variant=minbase --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages none' \
-		--include=systemd,systemd-sysv,dbus,curl bookworm "$base.part" >"$out/mmdebstrap.log" 2>&1 ||
+		--include=systemd,systemd-sysv,dbus,curl bookworm "$out/new-base.tar" >"$out/mmdebstrap.log" 2>&1 ||
 		{ tail -3 "$out/mmdebstrap.log"; skip "no Debian root file system can be made here"; }
-	mv "$base.part" "$base"
+	mv "$out/new-base.tar" "$base"
 fi
 
 # The packages: an old one that does not know today's form of the state, and two that follow.
