@@ -28,7 +28,7 @@ func (a *app) cmdTake(ctx context.Context, args []string) error {
 	if err != nil {
 		return refusal.About(dirs[0], err)
 	}
-	defer folder.Close()
+	defer folder.Close() //nolint:errcheck // what was written was synced
 	cl, err := c.dial(a)
 	if err != nil {
 		return err
