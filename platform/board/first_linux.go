@@ -2,13 +2,11 @@ package board
 
 import (
 	"bufio"
-	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -243,86 +241,6 @@ func writeResolver(servers []netip.Addr) error {
 	return os.WriteFile("/run/resolv.conf", []byte(b.String()), 0o644)
 }
 
-// sticks looks into each volume that is plugged in, until it is pulled.
-func (f *first) sticks() {
-	events := make(chan Uevent, 16)
-	go func() {
-		for ; ; time.Sleep(time.Second) {
-			f.note("sticks", Uevents(context.Background(), events))
-		}
-	}()
-	group, err := Group("stick", f.Helper, f.Tasks)
-	f.note("sticks", err)
-	here := map[string]context.CancelFunc{}
-	for u := range events {
-		if pulled := here[u.Name]; pulled != nil && u.Action == "remove" {
-			pulled()
-			delete(here, u.Name)
-		}
-		if !u.Volume() || strings.HasPrefix(u.Name, f.disk) || here[u.Name] != nil {
-			continue
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		here[u.Name] = cancel
-		go f.volume(ctx, u, group)
-	}
-}
-
-// volume looks into one volume after a moment of quiet.
-func (f *first) volume(ctx context.Context, u Uevent, group *os.File) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-time.After(f.Quiet):
-	}
-	if u.Type == "disk" && hasPartitions(u.Name) {
-		return // they have events of their own
-	}
-	f.sticky.RLock()
-	defer f.sticky.RUnlock()
-	f.stick(ctx, u.Name, group)
-}
-
-func hasPartitions(disk string) bool {
-	m, _ := filepath.Glob("/sys/class/block/" + disk + "/" + disk + "*")
-	return len(m) > 0
-}
-
-// stick lets a helper hold one volume for the gateway.
-func (f *first) stick(ctx context.Context, name string, group *os.File) {
-	dev := "/dev/" + name
-	d, err := os.Open(dev)
-	if err != nil {
-		f.note("stick "+name, err)
-		return
-	}
-	kind := FileSystem(ReadOnly{d})
-	_ = d.Close()
-	if kind != "vfat" && kind != "exfat" && kind != "iso9660" {
-		f.say("stick %s: E_MEDIA_FS: want a FAT, exFAT or ISO 9660 file system, found %q", name, kind)
-		return
-	}
-	where := "/run/stick/" + name
-	if err := MountRead(dev, kind, where); err != nil {
-		f.note("stick "+name, err)
-		return
-	}
-	defer func() { f.note("stick "+name, Unmount(where)) }()
-	if info, err := os.Lstat(where + "/tide/out"); err == nil && info.IsDir() { // its owner wants something on it
-		f.note("stick "+name, MountWrite(dev, kind, where, f.User))
-	}
-	f.say("stick %s: looking", name)
-	err = f.stream(ctx, group, &lines{say: func(line string) { f.say("stick %s: %s", name, line) }}, "take", "--stay", where)
-	switch {
-	case ctx.Err() != nil:
-		f.say("stick %s: pulled", name)
-		return
-	case err != nil:
-		f.say("stick %s: %v", name, err)
-	}
-	f.say("stick %s: done, it can be pulled", name)
-}
-
 // welcome says, once the gateway serves, what a person at the line wants to know.
 func (f *first) welcome() {
 	<-f.gateway.ready
@@ -330,101 +248,6 @@ func (f *first) welcome() {
 	address := f.address
 	f.mu.Unlock()
 	f.say("ready; address %s; Enter shows what can be done here", address)
-}
-
-// openSystems opens the disk for the boot state and the two slots. A slot that was meant to run
-// and does not load is given up at once.
-func (f *first) openSystems() error {
-	d, err := os.OpenFile("/dev/"+f.disk, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	f.systems = &Systems{Disk: d, Running: f.slot, Refresh: func() error { return Refresh(d) }}
-	own, err := ReadSlot(d, f.slot)
-	if err != nil {
-		return err
-	}
-	f.say("system %s is version %s for board %s", f.slot, own.About["VERSION"], own.About["BOARD"])
-	if f.want != f.slot {
-		return f.systems.Lost(f.want)
-	}
-	return nil
-}
-
-// control takes the gateway's requests about systems.
-func (f *first) control() error {
-	if err := f.openSystems(); err != nil {
-		return err
-	}
-	_ = os.Remove(ControlSocket)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: ControlSocket, Net: "unix"})
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(os.Chmod(ControlSocket, 0o600), os.Chown(ControlSocket, int(f.User), int(f.User))); err != nil {
-		return errors.Join(err, l.Close())
-	}
-	var once sync.Once
-	go func() {
-		f.note("systems", f.systems.ServeControl(l, func() { once.Do(func() { go f.again("another system is to run") }) }))
-	}()
-	return nil
-}
-
-// again starts the machine anew, when what reads a stick has said what became of it.
-func (f *first) again(why string) {
-	f.say("%s: starting anew", why)
-	for wait := time.Now(); !f.sticky.TryLock() && time.Since(wait) < lastPause; time.Sleep(firstPause) {
-		continue
-	}
-	f.stop()
-	f.note("reboot", Reboot())
-}
-
-// trial decides on a new system unless the gateway does, which knows of its bundle: one that
-// serves for a while is good from then on. One that does not serve is left to the boot loader's
-// count of tries.
-func (f *first) trial() {
-	if f.systems == nil {
-		return
-	}
-	b, err := f.systems.State()
-	if err != nil {
-		f.note("boot state", err)
-		return
-	}
-	if b.Good == f.slot {
-		return
-	}
-	f.say("system %s is on trial", f.slot)
-	var served, since time.Time
-	began := time.Now()
-	for now := range time.Tick(time.Second) {
-		held, decided := f.systems.Held()
-		if decided {
-			if b, err := f.systems.State(); err == nil && b.Good == f.slot {
-				f.say("system %s is good", f.slot)
-			}
-			return
-		}
-		if !f.gateway.serving() {
-			since = time.Time{}
-			if now.Sub(cmp.Or(served, began)) > f.GiveUp || f.gateway.failed() >= hopeless {
-				f.say("system %s does not serve: starting anew", f.slot)
-				f.stop()
-				f.note("reboot", Reboot())
-			}
-			continue
-		}
-		served = now
-		if since.IsZero() {
-			since = now
-		}
-		if held || now.Sub(since) < f.Prove {
-			continue
-		}
-		f.note("boot state", f.systems.Keep())
-	}
 }
 
 // console serves the person at the serial line: who is there has the device in hand.
