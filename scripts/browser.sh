@@ -63,6 +63,13 @@ PY
 rm site/apis/meters.yaml.new
 sed -i 's/5PerMin: {count: 5/5PerMin: {count: 7/' site/policies.yaml
 tidectl build site --root site.tideroot --key key --seq 2 -o two.tide >/dev/null
+# A third one whose names are markup, as whoever holds a release key could write them.
+cp -r site evil
+sed -i "s|title: meters|title: '<img src=x onerror=document.title=\"owned\">'|; /^  .status:/,/^      security/s|^      security|      x-throttling-tier: '<b>5PerMin'\n      security|" evil/apis/meters.yaml
+sed -i "s|5PerMin:|'<b>5PerMin':|" evil/policies.yaml
+sed -i "s|x-throttling-tier: 5PerMin|x-throttling-tier: '<b>5PerMin'|" evil/apis/meters.yaml
+printf 'applications: []\n' > evil/consumers.yaml
+tidectl build evil --root site.tideroot --key key --seq 3 -o evil.tide >/dev/null
 head -c 700 two.tide > broken.tide
 
 node "$root/scripts/browser/backend.mjs" > backend.port &

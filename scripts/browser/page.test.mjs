@@ -262,6 +262,35 @@ test('markup out of calls stays text', async () => {
   assert.doesNotMatch(await page.title(), /owned/);
 });
 
+test('markup in the names of a bundle stays text', async () => {
+  const clean = async (where) => {
+    assert.equal(await page.$('main img'), null, where);
+    assert.equal(await page.$('main b b'), null, where);
+    assert.doesNotMatch(await page.title(), /owned/, where);
+  };
+  await go('bundles');
+  await (await page.waitForSelector('#file')).uploadFile(`${WORK}/evil.tide`);
+  await see('#rules', '<img src=x onerror');
+  await clean('the plan');
+  await shot('14-hostile-plan');
+  await page.click('#apply');
+  await see('#trial-note', 'on trial');
+  for (let i = 0; i < 9; i++) await fetch(API + '/meters/1.0/status');
+  await go('apis');
+  await see('main', '<img src=x onerror');
+  await see('tr.sub', '<b>5PerMin');
+  await clean('APIs');
+  await go('limits');
+  await see('td', '<b>5PerMin');
+  await clean('limits');
+  await go('calls');
+  await see('td', '<img src=x onerror');
+  await clean('calls');
+  await go('overview');
+  await see('.hero h1', 'Open');
+  await clean('overview');
+});
+
 test('ten pages open cost the device little', async () => {
   const rss = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${DEVICE}/status`, 'utf8'))[1]) / 1024;
   const one = rss();
