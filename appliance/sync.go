@@ -199,6 +199,10 @@ func linkView(l mqttsync.Link) *admin.Link {
 		Publisher: l.Publisher, Collector: l.Collector, Dropped: l.Drops, Today: l.Today,
 		Sent: l.Uplink.Batches, Repeated: l.Uplink.Repeated, Acked: l.Uplink.Acked, Unacked: l.Uplink.Unacked, BadAcks: l.Uplink.BadAcks,
 	}
+	if !l.Contact.IsZero() {
+		at := l.Contact.UTC()
+		s.Contact = &at
+	}
 	if l.State == mqttsync.Waiting {
 		s.Next = max(l.Next-time.Since(l.Since), 0).Seconds()
 	}

@@ -12,6 +12,7 @@ type Link struct {
 	State     string            `json:"state"` // waiting, connecting, connected, unanswered, stopped
 	Broker    string            `json:"broker,omitempty"`
 	Since     time.Time         `json:"since"`
+	Contact   *time.Time        `json:"last_contact,omitempty"` // when somebody answered last, by the system clock; none: not since the start
 	Next      float64           `json:"next_try_seconds,omitempty"`
 	Error     string            `json:"error,omitempty"` // why the last connection ended
 	Hint      string            `json:"hint,omitempty"`

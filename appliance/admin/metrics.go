@@ -278,6 +278,11 @@ func traceLink(e *exposition, l *Link) {
 	e.flag("tidegate_sync_connected", "1 while the link to the fleet is open and somebody answers.", l.State == "connected")
 	e.flag("tidegate_sync_publisher_answers", "1 while somebody answers for bundles.", l.Publisher)
 	e.flag("tidegate_sync_collector_answers", "1 while somebody acknowledges events.", l.Collector)
+	contact := 0.0
+	if l.Contact != nil {
+		contact = float64(l.Contact.Unix())
+	}
+	e.gauge("tidegate_sync_contact_timestamp_seconds", "When somebody answered last, seconds since 1970 by the system clock; 0 for not since the start.", contact)
 	e.gauge("tidegate_sync_state_timestamp_seconds", "Since when the link is as it is, seconds since 1970 by the system clock.", float64(l.Since.Unix()))
 	e.counter("tidegate_sync_batches_sent_total", "Batches of events sent.", l.Sent)
 	e.counter("tidegate_sync_batches_repeated_total", "Batches of events sent again.", l.Repeated)

@@ -213,6 +213,9 @@ func (l *lines) link(k *admin.Link) {
 	if k.Next > 0 {
 		text += ", next try in " + admin.Age(k.Next)
 	}
+	if k.Contact != nil && k.State != "connected" {
+		text += ", last contact " + k.Contact.Format(time.RFC3339)
+	}
 	if k.Error != "" {
 		text += "; " + k.Error
 	}

@@ -145,3 +145,30 @@ func TestInAWindowARoundIsOneConnection(t *testing.T) {
 		}
 	})
 }
+
+func TestTheLastContactIsRemembered(t *testing.T) {
+	in(t, func(w *world) {
+		w.link.Down()
+		w.collect(nil)
+		w.publish(nil)
+		d := w.start(nil)
+		time.Sleep(10 * time.Minute)
+		if l := d.Client.Link(); !l.Contact.IsZero() {
+			t.Errorf("nobody has answered, and the last contact was at %s", l.Contact)
+		}
+		w.link.Up()
+		w.until("somebody answers", time.Hour, func() bool { return d.Client.Link().State == mqttsync.Connected })
+		time.Sleep(time.Minute)
+		if l := d.Client.Link(); !l.Contact.Equal(time.Now()) {
+			t.Errorf("connected, and the last contact was %s ago", time.Since(l.Contact))
+		}
+		down := time.Now()
+		w.link.Down()
+		w.until("the link is seen to be down", time.Hour, func() bool { return d.Client.Link().State == mqttsync.Waiting })
+		ended := time.Now()
+		time.Sleep(3 * time.Hour)
+		if l := d.Client.Link(); l.Contact.Before(down) || l.Contact.After(ended) {
+			t.Errorf("the last contact was at %s, want between %s and %s", l.Contact, down, ended)
+		}
+	})
+}

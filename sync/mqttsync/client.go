@@ -141,6 +141,7 @@ type Link struct {
 	State     State
 	Broker    string        // of the connection, or of the last try
 	Since     time.Time     // of State, by the system clock
+	Contact   time.Time     // when somebody answered last, by the system clock; zero: not since the start
 	Next      time.Duration // until the next try, from Since
 	Err       string        // why the last connection ended or did not come about
 	Hint      string
@@ -230,6 +231,9 @@ func (c *Client) Link() Link {
 		f := *l.Fetching
 		l.Fetching = &f
 	}
+	if l.State == Connected {
+		l.Contact = time.Now()
+	}
 	l.Uplink = c.drain.Stats()
 	l.Today = c.budget.spent()
 	return l
@@ -248,6 +252,9 @@ func (c *Client) set(change func(*Link)) {
 	change(&c.link)
 	if c.link.State != before {
 		c.link.Since = time.Now()
+		if before == Connected {
+			c.link.Contact = c.link.Since
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ export function sync() {
       tell(st);
       const l = st.link;
       put(link, h('h2', {}, 'Link to the fleet', pill(!l ? 'plain' : l.state === 'connected' ? 'good' : 'warn', !l ? 'not configured' : l.state)),
-        l ? facts([['broker', l.broker], ['so since', time(l.since)], ['next try', l.next_try_seconds ? 'in ' + span(l.next_try_seconds) : ''], ['last error', l.error], ['what helps', l.hint],
+        l ? facts([['broker', l.broker], ['so since', time(l.since)], ['last contact', l.state === 'connected' ? 'now' : l.last_contact ? time(l.last_contact) : 'none since the start'], ['next try', l.next_try_seconds ? 'in ' + span(l.next_try_seconds) : ''], ['last error', l.error], ['what helps', l.hint],
           ['bundles', l.publisher_answers ? 'somebody answers' : 'nobody answers'], ['events', l.collector_answers ? 'somebody acknowledges' : 'nobody acknowledges'],
           ['fetching', l.fetching && `${l.fetching.digest.slice(0, 12)}: ${bytes(l.fetching.bytes)} of ${bytes(l.fetching.of_bytes)}`],
           ['batches', `${number(l.batches_sent)} sent, ${number(l.batches_acknowledged)} acknowledged, ${number(l.batches_in_flight)} in flight`], ['today', bytes(l.bytes_today)],
