@@ -250,9 +250,12 @@ func (p *Pipe) Subscribe(ctx context.Context, filters ...string) error {
 	for _, f := range filters {
 		all[f] = 1
 	}
-	t := p.client.SubscribeMultiple(all, nil)
-	if err := p.wait(ctx, t); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+	t, err := p.hand(ctx, func() mqtt.Token { return p.client.SubscribeMultiple(all, nil) })
+	if err == nil {
+		err = p.wait(ctx, t)
+	}
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", ended(err))
 	}
 	for f, qos := range t.(*mqtt.SubscribeToken).Result() {
 		if qos > 2 {
@@ -270,7 +273,26 @@ func (p *Pipe) Send(ctx context.Context, topic string, payload []byte) error {
 		return p.Err()
 	default:
 	}
-	return ended(p.wait(ctx, p.client.Publish(topic, 1, false, payload)))
+	t, err := p.hand(ctx, func() mqtt.Token { return p.client.Publish(topic, 1, false, payload) })
+	if err == nil {
+		err = p.wait(ctx, t)
+	}
+	return ended(err)
+}
+
+// hand gives a packet to the client. The client takes one at a time and goes on waiting for a
+// minute when the connection is gone: who waits here does not.
+func (p *Pipe) hand(ctx context.Context, give func() mqtt.Token) (mqtt.Token, error) {
+	given := make(chan mqtt.Token, 1)
+	go func() { given <- give() }()
+	select {
+	case t := <-given:
+		return t, nil
+	case <-p.lost:
+		return nil, p.Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Post publishes with QoS 1 and does not wait for the broker. It is for answers to what was
@@ -282,7 +304,10 @@ func (p *Pipe) Post(topic string, payload []byte) error {
 		return p.Err()
 	default:
 	}
-	t := p.client.Publish(topic, 1, false, payload)
+	t, err := p.hand(context.Background(), func() mqtt.Token { return p.client.Publish(topic, 1, false, payload) })
+	if err != nil {
+		return ended(err)
+	}
 	select {
 	case <-t.Done():
 		return ended(t.Error())
@@ -337,7 +362,7 @@ func (p *Pipe) Receive(ctx context.Context) (Message, error) {
 }
 
 // Close ends the connection in order, so that the broker sends no will; what is still on its
-// way may be lost. It returns when nothing of the connection runs any more.
+// way may be lost.
 func (p *Pipe) Close() {
 	if p.Err() == nil {
 		p.client.Disconnect(uint(disconnectWait.Milliseconds()))

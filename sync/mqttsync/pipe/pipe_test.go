@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"tidegate/sync/mqttsync/mqttsynctest"
@@ -282,4 +283,48 @@ func httpProxy(t *testing.T) (*url.URL, func() int) {
 		}
 	}()
 	return &url.URL{Scheme: "http", Host: ln.Addr().String()}, func() int { return len(count) }
+}
+
+// A link that is cut while much is on its way up costs no minute of the next one.
+func TestACutFreesAllWhoSend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		go func() { // answers CONNECT and reads nothing more
+			b := make([]byte, 64)
+			_, _ = theirs.Read(b)
+			_, _ = theirs.Write([]byte{0x20, 2, 0, 0})
+		}()
+		p, err := pipe.Dial(context.Background(), pipe.Options{
+			URL: parse(t, "tcp://broker"), ClientID: "c", KeepAlive: time.Minute,
+			Dial: func(context.Context, string, string) (net.Conn, error) { return ours, nil },
+		})
+		check(t, err)
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				if err := p.Send(context.Background(), "a", make([]byte, 10_000)); !errors.Is(err, pipe.ErrClosed) {
+					t.Errorf("send: %v, want that the connection is closed", err)
+				}
+			})
+			all.Go(func() {
+				if err := p.Post("a", make([]byte, 10_000)); err != nil && !errors.Is(err, pipe.ErrClosed) {
+					t.Errorf("post: %v, want that the connection is closed", err)
+				}
+			})
+		}
+		all.Go(func() {
+			if err := p.Subscribe(context.Background(), "b"); !errors.Is(err, pipe.ErrClosed) {
+				t.Errorf("subscribe: %v, want that the connection is closed", err)
+			}
+		})
+		time.Sleep(10 * time.Second)
+		began := time.Now()
+		_ = theirs.Close()
+		all.Wait()
+		p.Close()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("freed after %s", took)
+		}
+		time.Sleep(time.Minute) // what the client still holds ends
+	})
 }
