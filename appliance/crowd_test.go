@@ -135,7 +135,11 @@ func TestTenThousandIdleConnections(t *testing.T) {
 	}
 	each := (held() - before) / 10_000
 	t.Logf("%d bytes for each of 10,000 connections", each)
-	if each > 8<<10 {
+	bound := int64(8 << 10)
+	if underRace() { // its shadow of goroutines counts
+		bound *= 2
+	}
+	if each > bound {
 		t.Errorf("%d bytes for each of 10,000 connections", each)
 	}
 	for range 20 {
