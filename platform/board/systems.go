@@ -35,7 +35,8 @@ func (s *Systems) Lost(slot string) error {
 	return WriteBoot(s.Disk, Boot{Slot: s.Running, Good: s.Running, Back: slot})
 }
 
-// Install puts a system into the slot that is not in use and returns the slot.
+// Install puts a system into the slot that is not in use and returns the slot. That a system
+// which was there before was given up is forgotten first: it says nothing about the new one.
 func (s *Systems) Install(about map[string]string, root, kernel Part) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,6 +53,11 @@ func (s *Systems) Install(about map[string]string, root, kernel Part) (string, e
 	}
 	if about["BOARD"] != own.About["BOARD"] {
 		return "", fmt.Errorf("a system for board %q, this is %q", about["BOARD"], own.About["BOARD"])
+	}
+	if b.Back != "none" {
+		if err := WriteBoot(s.Disk, Boot{Slot: s.Running, Good: s.Running, Back: "none"}); err != nil {
+			return "", err
+		}
 	}
 	slot := other(s.Running)
 	return slot, WriteSlot(s.Disk, slot, about, root, kernel, s.Refresh)

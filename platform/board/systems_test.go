@@ -227,6 +227,29 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// A power cut between an installation and the try must not leave a record that says the new
+// system was given up. A system that is refused changes no record.
+func TestAnInstallationForgetsTheSystemThatWasGivenUp(t *testing.T) {
+	d, s := cards(t)
+	back := Boot{Slot: "A", Good: "A", Back: "B"}
+	if err := WriteBoot(d, back); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := controlled(t, s)
+	if _, err := install(c, "rpi3"); err == nil {
+		t.Error("a system of another board was installed")
+	}
+	if b, err := ReadBoot(d); err != nil || b != back {
+		t.Errorf("boot state %+v after a refusal, want %+v: %v", b, back, err)
+	}
+	if _, err := install(c, "arm64"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := ReadBoot(d); err != nil || b != (Boot{Slot: "A", Good: "A", Back: "none"}) {
+		t.Errorf("boot state %+v, %v", b, err)
+	}
+}
+
 func TestControlOfASystemOnTrial(t *testing.T) {
 	ctx := t.Context()
 	for _, verb := range []string{"keep", "give-up"} {

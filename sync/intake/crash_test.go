@@ -159,8 +159,18 @@ func again(t testing.TB, dir string, fleet *bundletest.Fleet) *world {
 // until runs fn and cuts the power at step n, counted from 1; 0: never. It returns the steps
 // that were taken.
 func (w *world) until(n int, fn func()) (steps int, at string) {
+	at = w.untilStep(func(string) bool {
+		steps++
+		return steps == n
+	}, fn)
+	return steps, at
+}
+
+// untilStep runs fn, which starts the device, and cuts the power at the first step that is the
+// last one. It returns its name, "" if there was none.
+func (w *world) untilStep(last func(name string) bool, fn func()) (at string) {
 	w.step = func(name string) {
-		if steps++; steps == n {
+		if last(name) {
 			panic(cut{name})
 		}
 	}
@@ -176,7 +186,7 @@ func (w *world) until(n int, fn func()) (steps int, at string) {
 		w.stop()
 	}()
 	fn()
-	return steps, ""
+	return ""
 }
 
 // One power cut at every step of the story; then a second one at a step of the start and of

@@ -22,7 +22,7 @@ type System interface {
 	// Boot returns which place is what.
 	Boot(ctx context.Context) (Boot, error)
 	// Install writes a system to the place that is not in use, reads it back and returns the
-	// place. What starts next does not change.
+	// place. What starts next does not change; what was given up before is forgotten.
 	Install(ctx context.Context, i SystemImage) (place string, err error)
 	// Decide makes a decision durable. After Try, and after GiveUp of the system that runs, the
 	// machine starts anew soon after; until then the device goes on.

@@ -46,6 +46,7 @@ func (m *fakeMachine) Install(_ context.Context, i SystemImage) (string, error) 
 		}
 		m.content += " " + string(b)
 	}
+	m.boot.Back = "none"
 	return "B", nil
 }
 
@@ -216,6 +217,29 @@ func TestTheBootLoaderDecidesWhatBecameOfASystem(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The record of an update that failed must not speak of the next one, which goes to the same
+// place: the power goes before the boot loader is told of it.
+func TestAFailedSystemSaysNothingAboutTheNext(t *testing.T) {
+	machined(t, func(t *testing.T, w *world) {
+		w.put(w.bundle(1, system(aboutA, "hsqs one")))
+		w.reboot(backOn)
+		second := w.bundle(2, system(aboutA, "hsqs two"))
+		digest := digestOf(t, second)
+		w.stop()
+		if w.untilStep(func(name string) bool { return name == "system trial: committed" }, func() {
+			w.start()
+			w.put(second)
+		}) == "" {
+			t.Fatal("the power did not go")
+		}
+		w.start()
+		if f, failed := w.desk.Trust().Failure(digest); failed {
+			t.Errorf("a system that was never tried is remembered as failed: %+v", f)
+		}
+		w.put(second)
+	})
 }
 
 func TestASystemThatDoesNotServeIsGivenUp(t *testing.T) {
