@@ -164,17 +164,10 @@ func (d *Desk) trySystem(ctx context.Context, r *Report, j judgement, _ Edition)
 	}
 	d.deciding.Lock()
 	defer d.deciding.Unlock()
-	if d.onTrial() != nil {
-		return busyTrial()
-	}
-	next := d.next()
-	if j.retry {
-		next.state = next.state.Forgive(j.m.Digest())
-	}
-	if err := next.state.Allowed(j.m.Offer().Line()); err != nil {
+	next, err := d.nextOnTrial(j)
+	if err != nil {
 		return err
 	}
-	next.state = next.state.Try(j.m.Offer())
 	g := slots.Digest(j.m.Digest())
 	next.ptr.System, next.ptr.Place = g, place
 	if err := d.commit("system trial", next, d.entry(audit.Trial, r.Source, g[:], "", fmt.Sprintf("system %d in place %s", j.m.Seq, place))); err != nil {
