@@ -21,9 +21,12 @@ type Pointers struct {
 	// Since is the time floor when Good was confirmed, in seconds since 1970.
 	Since uint64 `cbor:"6,keyasint,omitempty"`
 
-	// System is the system bundle that is tried, Place where the machine keeps what was in it.
+	// System is the system bundle that is tried, Place where the machine keeps what was in it,
+	// Starts how often this program was started by it. Starts counts up: the trial may have been
+	// begun by a program that did not count.
 	System Digest `cbor:"7,keyasint,omitzero"`
 	Place  string `cbor:"8,keyasint,omitempty"`
+	Starts uint8  `cbor:"9,keyasint,omitempty"`
 }
 
 // Serving returns the bundle that serves, zero for none.
@@ -40,6 +43,12 @@ func (p Pointers) Undecided() Digest {
 		return p.Trial
 	}
 	return p.System
+}
+
+// WithoutSystem returns p after the trial of a system.
+func (p Pointers) WithoutSystem() Pointers {
+	p.System, p.Place, p.Starts = Digest{}, "", 0
+	return p
 }
 
 // Pinned returns the bundles that may not be dropped without a decision.

@@ -50,8 +50,9 @@ type Options struct {
 
 	Log *slog.Logger // nil: silent
 
-	// Charge is called at a start that puts a bundle on trial again, before it is loaded:
-	// the bundle is the suspect of a crash loop, not the files. May be nil.
+	// Charge is called at a start that puts a bundle on trial again, before it is loaded, and
+	// at one of a system on trial: they are the suspects of a crash loop, not the files. May be
+	// nil.
 	Charge func() error
 
 	// Step, when set, is called before each step that changes the disk, with its name. It
@@ -199,7 +200,7 @@ func (d *Desk) Status() Status {
 	st := m.now(d.o.Clock)
 	s := Status{
 		Good: d.info(m.ptr.Good), Older: d.info(m.ptr.Older), Trial: d.info(m.ptr.Undecided()),
-		Attempts: int(m.ptr.Attempts),
+		Attempts: d.attemptsLeft(m.ptr),
 		Floor:    d.Floor(),
 		Device:   st.Device(d.o.Device, d.o.Hardware, d.o.Version),
 		Warnings: st.RootExpiry(st.Floor().Unix),
@@ -225,6 +226,14 @@ func (d *Desk) Status() Status {
 	}
 	s.Locked, s.Last = d.failing, d.last
 	return s
+}
+
+// attemptsLeft returns how many starts the trial has left.
+func (d *Desk) attemptsLeft(ptr slots.Pointers) int {
+	if m := d.manifest(bundle.Digest(ptr.System)); m != nil {
+		return max(int(attempts(m))-int(ptr.Starts), 0)
+	}
+	return int(ptr.Attempts)
 }
 
 func (d *Desk) servingDigest() slots.Digest {

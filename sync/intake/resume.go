@@ -48,18 +48,14 @@ func (d *Desk) resumeBundle(ctx context.Context) error {
 // leaves the trial as it is, not loaded, because its attempt could not be written down.
 func (d *Desk) resumeTrial(ctx context.Context) bool {
 	ptr := d.cur.Load().ptr
-	if d.o.Charge != nil {
-		if err := d.o.Charge(); err != nil {
-			d.log.Error("count of starts", "err", err)
-		}
-	}
+	d.charge()
 	m := d.manifest(bundle.Digest(ptr.Trial))
 	if m == nil {
 		return d.abandon(ctx, refusal.Digest, "the stored bundle cannot be read")
 	}
 	if ptr.Attempts <= 1 {
-		t := d.hold(m)
-		d.end(ctx, t, refusal.Health, fmt.Sprintf("crashed: %d starts without a verdict", attempts(m)), "start")
+		t := d.hold(m, crashed(m))
+		d.end(ctx, t, refusal.Health, t.absent, "start")
 		return d.decided(t)
 	}
 	// The attempt is gone before the bundle is loaded: it may take the process with it.
@@ -81,8 +77,8 @@ func (d *Desk) resumeTrial(ctx context.Context) bool {
 		if !coded {
 			word = refusal.Compile
 		}
-		t := d.hold(d.manifest(bundle.Digest(ptr.Trial)))
-		d.end(ctx, t, word, err.Error(), "start")
+		t := d.hold(d.manifest(bundle.Digest(ptr.Trial)), err.Error())
+		d.end(ctx, t, word, t.absent, "start")
 		return d.decided(t)
 	}
 	d.deciding.Lock()
@@ -93,9 +89,30 @@ func (d *Desk) resumeTrial(ctx context.Context) bool {
 	return true
 }
 
-// hold makes the trial of a bundle that is not loaded, to be ended.
-func (d *Desk) hold(m *bundle.Manifest) *trial {
-	t := &trial{m: m, source: "start", absent: true, over: make(chan struct{})}
+// charge lets what is on trial, and not the files, answer for this start.
+func (d *Desk) charge() {
+	if d.o.Charge == nil {
+		return
+	}
+	if err := d.o.Charge(); err != nil {
+		d.log.Error("count of starts", "err", err)
+	}
+}
+
+// crashed says why a trial ends whose starts are used up.
+func crashed(m *bundle.Manifest) string {
+	return fmt.Sprintf("crashed: %d starts without a verdict", attempts(m))
+}
+
+// newTrial returns the trial of a bundle that is found at a start.
+func newTrial(m *bundle.Manifest) *trial {
+	return &trial{m: m, source: "start", over: make(chan struct{})}
+}
+
+// hold makes a trial that is not begun again, to be ended, and says why.
+func (d *Desk) hold(m *bundle.Manifest, why string) *trial {
+	t := newTrial(m)
+	t.absent = why
 	d.mu.Lock()
 	d.trial = t
 	d.mu.Unlock()

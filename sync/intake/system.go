@@ -220,7 +220,7 @@ func (d *Desk) withdraw(source, why string) error {
 	next := d.next()
 	g := next.ptr.System
 	next.state = next.state.Withdraw()
-	next.ptr.System, next.ptr.Place = slots.Digest{}, ""
+	next.ptr = next.ptr.WithoutSystem()
 	return d.commit("withdraw", next, d.entry(audit.RolledBack, source, g[:], "", why))
 }
 
@@ -243,7 +243,7 @@ func (d *Desk) keptSystem(t *trial, source string) error {
 	next := d.next()
 	g := next.ptr.System
 	next.state = next.state.Confirm(t.m.Offer())
-	next.ptr.System, next.ptr.Place = slots.Digest{}, ""
+	next.ptr = next.ptr.WithoutSystem()
 	if err := d.commit("confirm system", next, d.entry(audit.Confirmed, source, g[:], "", fmt.Sprintf("system %d", t.m.Seq))); err != nil {
 		return err
 	}
@@ -274,7 +274,7 @@ func (d *Desk) failedSystem(t *trial, word refusal.Word, why, source string) err
 	next := d.next()
 	g := next.ptr.System
 	next.state = next.state.Fail(t.m.Offer(), word)
-	next.ptr.System, next.ptr.Place = slots.Digest{}, ""
+	next.ptr = next.ptr.WithoutSystem()
 	if err := d.commit("give up system", next, d.entry(audit.RolledBack, source, g[:], word, why)); err != nil {
 		return err
 	}
@@ -304,15 +304,12 @@ func (d *Desk) resumeSystem(ctx context.Context) error {
 		d.alarm(refusal.Store, "a system is on trial, and the state of the boot loader cannot be read: "+err.Error())
 		return ctx.Err()
 	}
-	t := &trial{m: m, source: "start", over: make(chan struct{})}
+	t := newTrial(m)
 	switch {
 	case boot.Running == ptr.Place && boot.Good == ptr.Place:
 		err = d.keptSystem(t, "start")
 	case boot.Running == ptr.Place:
-		if err = d.o.System.Decide(ctx, Choice{Verb: Hold, Place: ptr.Place}); err == nil {
-			d.begin(m, "start")
-			d.log.Info("system on trial", "seq", m.Seq, "version", m.Version, "place", ptr.Place)
-		}
+		err = d.resumeTried(ctx, m)
 	case boot.Next == ptr.Place:
 		err = d.o.System.Decide(ctx, Choice{Verb: Try, Place: ptr.Place, Tries: int(attempts(m))})
 	case boot.Back == ptr.Place:
@@ -324,4 +321,30 @@ func (d *Desk) resumeSystem(ctx context.Context) error {
 		d.alarm(refusal.Store, "the trial of a system: "+err.Error())
 	}
 	return ctx.Err()
+}
+
+// resumeTried goes on with the trial of the system that runs. Each start counts before anything
+// else is done: a system whose program dies again and again is given up, no matter how long it
+// served each time. deciding is held.
+func (d *Desk) resumeTried(ctx context.Context, m *bundle.Manifest) error {
+	d.charge()
+	next, why := d.next(), ""
+	if next.ptr.Starts >= attempts(m) {
+		why = crashed(m)
+	} else {
+		next.ptr.Starts++
+		if err := d.commit("start of a system", next); err != nil {
+			why = "a start of it cannot be counted: " + err.Error() // it would have no end
+		}
+	}
+	if why != "" {
+		d.endSystem(ctx, d.hold(m, why), refusal.Health, why, "start")
+		return nil
+	}
+	if err := d.o.System.Decide(ctx, Choice{Verb: Hold, Place: next.ptr.Place}); err != nil {
+		return err
+	}
+	d.begin(m, "start")
+	d.log.Info("system on trial", "seq", m.Seq, "version", m.Version, "place", next.ptr.Place, "start", next.ptr.Starts)
+	return nil
 }

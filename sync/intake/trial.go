@@ -38,7 +38,7 @@ type trial struct {
 	source   string
 	byHand   bool
 	deadline time.Duration // boot time
-	absent   bool          // it is not loaded, and cannot go on serving
+	absent   string        // why it was not begun again at a start, so that it can only end badly; "": it was
 	restarts bool          // it is a system whose machine has yet to start with it
 	before   float64       // share of failed answers before the swap
 	rounds   [][]error     // the last rounds of the probes, one error or nil for each
@@ -213,7 +213,7 @@ func (d *Desk) round(ctx context.Context) {
 	t := d.trial
 	count, share := d.samples.recent(now)
 	d.mu.Unlock()
-	if t == nil || t.restarts {
+	if t == nil || t.restarts || t.absent != "" {
 		return
 	}
 	if count >= guardAnswers && share > t.before+guardMargin {
@@ -256,6 +256,10 @@ func (d *Desk) probe(ctx context.Context, t *trial) {
 func (d *Desk) verdict(ctx context.Context, t *trial) {
 	if t.restarts {
 		d.end(ctx, t, refusal.Health, "the machine did not start anew", "deadline")
+		return
+	}
+	if t.absent != "" { // its end could not be written down at the start
+		d.end(ctx, t, refusal.Health, t.absent, "deadline")
 		return
 	}
 	if t.byHand {
@@ -387,7 +391,7 @@ func (d *Desk) end(ctx context.Context, t *trial, word refusal.Word, why, source
 	next := d.next()
 	next.state = next.state.Fail(t.m.Offer(), word)
 	next.ptr.Trial, next.ptr.Attempts = slots.Digest{}, 0
-	stays := m == nil && !t.absent && d.o.Prober.Health(ctx) == nil
+	stays := m == nil && t.absent == "" && d.o.Prober.Health(ctx) == nil
 	switch {
 	case m != nil:
 		next.ptr.Active = back

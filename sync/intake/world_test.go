@@ -99,6 +99,7 @@ func (w *world) open() {
 		Locked: report.TrustLost, Activator: w.gate, Prober: w.gate, Clock: w.clock,
 		Device: trust.DeviceIDOf(bundletest.Key(deviceKey).Public()), Hardware: "linux-arm64", Version: w.ver,
 		Build: bundletest.Issued - 1000, Identity: w.ident, Groups: w.groups, Step: w.step,
+		Charge: w.store.ChargeTrial,
 	}
 	if w.mach != nil {
 		o.System, o.Board, o.Form = w.mach, "board-a", 1
