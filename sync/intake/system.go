@@ -173,7 +173,7 @@ func (d *Desk) trySystem(ctx context.Context, r *Report, j judgement, _ Edition)
 	if err := d.commit("system trial", next, d.entry(audit.Trial, r.Source, g[:], "", fmt.Sprintf("system %d in place %s", j.m.Seq, place))); err != nil {
 		return err
 	}
-	if err := d.o.System.Decide(ctx, Choice{Verb: Try, Place: place, Tries: int(attempts(j.m))}); err != nil {
+	if err := d.tryPlace(context.WithoutCancel(ctx), place, attempts(j.m)); err != nil {
 		return errors.Join(refusal.New(refusal.Store, "the boot loader was not told: %w", err), d.withdraw(r.Source, "the boot loader was not told"))
 	}
 	t := &trial{m: j.m, source: r.Source, restarts: true, over: make(chan struct{}), deadline: d.o.Clock.Boot() + restartLimit}
@@ -185,6 +185,21 @@ func (d *Desk) trySystem(ctx context.Context, r *Report, j judgement, _ Edition)
 	*r = d.trialReport(*r)
 	d.log.Info("system on trial: the machine starts anew", "seq", j.m.Seq, "version", j.m.Version, "place", place, "source", r.Source)
 	d.tell(*r)
+	return nil
+}
+
+// tryPlace has the machine start anew with a place. An error says that it will not: an answer
+// that got lost is none, for a system that starts and is not on trial would be decided on by
+// nobody who knows its bundle. ctx must not end with who offered the system, for the same reason.
+func (d *Desk) tryPlace(ctx context.Context, place string, tries uint8) error {
+	err := d.o.System.Decide(ctx, Choice{Verb: Try, Place: place, Tries: int(tries)})
+	if err == nil {
+		return nil
+	}
+	if boot, unread := d.o.System.Boot(ctx); unread == nil && boot.Next != place {
+		return err
+	}
+	d.log.Warn("the boot loader was told, as far as is known", "place", place, "err", err)
 	return nil
 }
 

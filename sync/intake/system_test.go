@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -22,13 +23,16 @@ type fakeMachine struct {
 	content string // of what was installed: about, root, kernel
 	install error
 	decide  error
+	unread  error  // of Boot
+	decided func() // after a decision, before its answer
+	lost    error  // answer of a decision that was made
 }
 
 func newMachine() *fakeMachine {
 	return &fakeMachine{boot: Boot{Running: "A", Good: "A", Next: "A", Back: "none"}}
 }
 
-func (m *fakeMachine) Boot(context.Context) (Boot, error) { return m.boot, nil }
+func (m *fakeMachine) Boot(context.Context) (Boot, error) { return m.boot, m.unread }
 
 func (m *fakeMachine) Install(_ context.Context, i SystemImage) (string, error) {
 	if m.install != nil {
@@ -50,9 +54,9 @@ func (m *fakeMachine) Install(_ context.Context, i SystemImage) (string, error) 
 	return "B", nil
 }
 
-func (m *fakeMachine) Decide(_ context.Context, c Choice) error {
-	if m.decide != nil {
-		return m.decide
+func (m *fakeMachine) Decide(ctx context.Context, c Choice) error {
+	if err := errors.Join(m.decide, ctx.Err()); err != nil {
+		return err
 	}
 	m.choices = append(m.choices, c)
 	switch c.Verb {
@@ -63,7 +67,10 @@ func (m *fakeMachine) Decide(_ context.Context, c Choice) error {
 	case GiveUp:
 		m.boot.Next, m.boot.Back = m.boot.Good, c.Place
 	}
-	return nil
+	if m.decided != nil {
+		m.decided()
+	}
+	return errors.Join(m.lost, ctx.Err())
 }
 
 func (m *fakeMachine) verbs() string {
@@ -358,6 +365,47 @@ func TestABootLoaderThatIsNotToldTakesTheTrialBack(t *testing.T) {
 		w.mach.decide = nil
 		w.put(b)
 	})
+}
+
+// stepAt starts the device again and calls fn at the steps of that name.
+func (w *world) stepAt(name string, fn func()) {
+	w.t.Helper()
+	w.step = func(s string) {
+		if s == name {
+			fn()
+		}
+	}
+	w.restart()
+}
+
+// Who offered a system may give up, and an answer may get lost: a system that will start is on
+// trial all the same.
+func TestASystemThatTheBootLoaderWasToldOfIsOnTrial(t *testing.T) {
+	for name, fault := range map[string]func(w *world, giveUp func()){
+		"the offer is given up before":  func(w *world, giveUp func()) { w.stepAt("system trial: committed", giveUp) },
+		"the offer is given up between": func(w *world, giveUp func()) { w.mach.decided = giveUp },
+		"the answer gets lost":          func(w *world, _ func()) { w.mach.lost = errBroken },
+		"nothing can be read of it": func(w *world, _ func()) {
+			w.mach.decided, w.mach.lost = func() { w.mach.unread = errBroken }, errBroken
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			machined(t, func(t *testing.T, w *world) {
+				ctx, giveUp := context.WithCancel(t.Context())
+				defer giveUp()
+				fault(w, giveUp)
+				r, err := w.desk.Offer(ctx, candidate(w.bundle(1, system(aboutA, "hsqs root"))))
+				if err != nil || r.Phase != OnTrial {
+					t.Errorf("offer: phase %v, %v", r.Phase, err)
+				}
+				w.mach.decided, w.mach.lost, w.mach.unread, w.step = nil, nil, nil, nil
+				w.reboot(onB)
+				if st := w.desk.Status(); st.Trial == nil || w.mach.verbs() != "try hold" {
+					t.Errorf("trial %+v, decided %q", st.Trial, w.mach.verbs())
+				}
+			})
+		})
+	}
 }
 
 func TestASystemOnADeviceThatTakesNone(t *testing.T) {
