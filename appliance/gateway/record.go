@@ -55,7 +55,9 @@ func (c *call) record() {
 	}
 	c.noteFlags(e)
 	requestID(&e.RequestID, c.x.ID())
-	traceID(&e.TraceID, c.x.Header("Traceparent"))
+	if v := c.x.Header(fieldTrace); v != "" && c.traced() { // what does not go on is not recorded either
+		traceID(&e.TraceID, v)
+	}
 	g.o.Recorder.Record(e)
 	var op *OpStats
 	if c.op != nil {
@@ -153,11 +155,8 @@ func requestID(dst *[16]byte, id string) {
 	}
 }
 
-// traceID reads the trace id of a traceparent field (W3C Trace Context §3.2.2).
+// traceID reads the trace id of a well-formed traceparent field (W3C Trace Context §3.2.2).
 func traceID(dst *[16]byte, v string) {
-	if len(v) < 55 || v[2] != '-' || v[35] != '-' {
-		return
-	}
 	var b [32]byte
 	copy(b[:], v[3:35])
 	var out [16]byte
