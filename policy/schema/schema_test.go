@@ -368,12 +368,15 @@ func TestManyFaultsAreBounded(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{`{"meter":"m17","value":7}`, `{"tags":["a","a"],"one":1,"any":[]}`, `[1,{"a":null}]`, `"\u0000"`} {
 		f.Add([]byte(s), "p=1,2&R=7", "a=b; c", "a%2Cb")
+		f.Add([]byte(s), "o[a]=1", "c=1", ";a=1;b=%2C;l=2,3")
 	}
 	s := policy.Schema{Body: []byte(reading), Defs: []byte(defs), Parameters: []policy.Parameter{
 		{Name: "p", In: policy.InQuery, Style: "form", Schema: []byte(`{"type":"array","items":{"type":["integer","null"]}}`)},
 		{Name: "o", In: policy.InQuery, Style: "deepObject", Explode: true, Schema: []byte(`{"type":"object"}`)},
 		{Name: "c", In: policy.InCookie, Schema: []byte(`{"type":["boolean","number"]}`)},
 		{Name: "id", In: policy.InPath, Style: "label", Explode: true, Schema: []byte(`{"type":"object","properties":{"a":{"type":"integer"}}}`)},
+		{Name: "m", In: policy.InPath, Style: "matrix", Explode: true, Schema: []byte(`{"type":"object","properties":{"a":{"type":"integer"}}}`)},
+		{Name: "l", In: policy.InPath, Style: "matrix", Schema: []byte(`{"type":"array","items":{"type":"integer"}}`)},
 	}}
 	c, err := New(&s)
 	if err != nil {
@@ -382,7 +385,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, query, cookie, path string) {
 		call := post(string(body), "Cookie", cookie)
 		call.RawQuery = query
-		err := c.Request(call, params{"id": path}, 1<<20)
+		err := c.Request(call, params{"id": path, "m": path, "l": path}, 1<<20)
 		if err == nil {
 			if len(body) > 0 && !json.Valid(body) {
 				t.Errorf("%q passed and is not JSON", body)
@@ -393,7 +396,7 @@ func FuzzRequest(f *testing.F) {
 		if status != 400 || !strings.HasSuffix(text, ", ") || len(text) > maxText+2*maxShown+600 {
 			t.Errorf("got %d, %d bytes: %q", status, len(text), text)
 		}
-		if again, text2 := told(t, c.Request(call, params{"id": path}, 1<<20)); again != status || text2 != text {
+		if again, text2 := told(t, c.Request(call, params{"id": path, "m": path, "l": path}, 1<<20)); again != status || text2 != text {
 			t.Errorf("two checks differ:\n%s\n%s", text, text2)
 		}
 	})
