@@ -12,6 +12,9 @@ import (
 // ErrPacket says that the broker sent a packet that no broker needs to send.
 var ErrPacket = errors.New("packet larger than any that is expected")
 
+// errGone says that the connection was closed on this side, by whomever.
+var errGone = errors.New("connection is gone")
+
 const writeStall = 60 * time.Second
 
 // A paced connection keeps to the caps in bytes a second, pays from the meter, and has a deadline
@@ -125,6 +128,9 @@ func (g *guard) Read(b []byte) (int, error) {
 	n, err := g.Conn.Read(b)
 	if e := g.follow(b[:n]); e != nil {
 		return 0, g.line.fail(e)
+	}
+	if errors.Is(err, net.ErrClosed) {
+		err = errGone // the client takes the other for an end in order, by its text, and says nothing
 	}
 	return n, err
 }

@@ -328,3 +328,24 @@ func TestACutFreesAllWhoSend(t *testing.T) {
 		time.Sleep(time.Minute) // what the client still holds ends
 	})
 }
+
+// A connection that is closed below us is lost like any other.
+func TestAConnectionThatIsClosedOnThisSideIsNoticed(t *testing.T) {
+	var conn net.Conn
+	p, err := pipe.Dial(t.Context(), pipe.Options{
+		URL: parse(t, "tcp://"+broker(t, "tcp", nil)), ClientID: "c", KeepAlive: time.Minute,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, address)
+			conn = c
+			return c, err
+		},
+	})
+	check(t, err)
+	defer p.Close()
+	check(t, conn.Close())
+	select {
+	case <-p.Lost():
+	case <-time.After(30 * time.Second): // before the ping of a minute
+		t.Error("nobody noticed")
+	}
+}
