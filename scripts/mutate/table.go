@@ -41,7 +41,7 @@ var trustAndMedia = []mutation{
 	{"J1", "sync/intake/resume.go", "if ptr.Attempts <= 1 {", "if false {", "./sync/intake J1"},
 	{"J8", "sync/intake/trial.go", "	if t.byHand {\n		d.end", "	if false {\n		d.end", "./sync/intake J8"},
 	{"G1", "sync/usbdrop/visit.go", "if refusal.Is(err, refusal.MediaIO) && f.gone() {", "if false {", "./sync/usbdrop G1"},
-	{"E8", "sync/usbdrop/visit.go", "case newer(&r, best):", "case true:", "./sync/usbdrop E8"},
+	{"E8", "sync/usbdrop/visit.go", "case newer(&r, b.look):", "case true:", "./sync/usbdrop E8"},
 	{"G8", "sync/usbdrop/visit.go", "if len(names) > maxCandidates {", "if false {", "./sync/usbdrop G8"},
 	{"G13", "sync/usbdrop/usbdrop.go", "for len(waiting) > 0 && p.o.Desk.Status().Trial == nil {", "for len(waiting) > 0 && false {", "./sync/usbdrop G13"},
 	{"G4", "sync/usbdrop/steady.go", "case <-timer.C:", "case <-make(chan int):", "./sync/usbdrop G4CallsThatNeverComeBack/list"},

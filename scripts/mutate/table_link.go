@@ -41,7 +41,7 @@ var linkAndPower = []mutation{
 	{"I10", "sync/intake/memory.go", "	if err != nil {\n		return err\n	}\n	d.cur.Store(&next)", "	_ = err\n	d.cur.Store(&next)", "./sync/intake I10"},
 	{"I12", "sync/intake/patient.go", "case <-p.ctx.Done():", "case <-make(chan int):", "./sync/intake I12"},
 	{"I15", "store/slots/slots.go", "if sha256.Sum256(buf) != c.Digest {", "if sha256.Sum256(buf) == [32]byte{} {", "./store/slots I15"},
-	{"I15", "sync/intake/offer.go", "if !d.o.Shelf.Damaged(g) {", "if d.o.Shelf.Has(g) {", "./sync/intake I15"},
+	{"I15", "sync/intake/offer.go", "if !d.damaged(j) {", "if d.o.Shelf.Has(g) {", "./sync/intake I15"},
 	{"I15", "sync/intake/resume.go", "if len(damaged) == 0 {", "if true {", "./sync/intake I15"},
 
 	{"J4", "sync/intake/trial.go", "extra > 0 {", "extra > 1<<20 {", "./sync/intake J4"},
