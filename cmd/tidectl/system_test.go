@@ -97,6 +97,11 @@ func TestTheSystemOfAnImageBecomesABundle(t *testing.T) {
 		t.Errorf("about %q, %v", b, err)
 	}
 
+	command(42, "fleet", "publish", "one.tide", "--root", "site.tideroot", "--broker", "tcp://127.0.0.1:1")
+	if said := errs.String(); !strings.Contains(said, "one.tide: it holds a system, and systems do not go over the link") || !strings.Contains(said, "by stick, with tidegate apply, or on its page") {
+		t.Errorf("said %q", said)
+	}
+
 	command(2, append([]string{"system", "build", "card.img", "-o", "x.tide"}, sign...)...)
 	command(2, append([]string{"system", "build", "card.img", "-o", "x.tide", "--seq", "8", "--attempts", "10"}, sign...)...)
 	command(2, append([]string{"system", "build", "card.img", "-o", "x.tide", "--seq", "8", "--device", "nobody"}, sign...)...)

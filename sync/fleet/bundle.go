@@ -26,7 +26,8 @@ type Published struct {
 }
 
 // OpenBundle verifies a bundle file as a device would, without asking whom it is for, and
-// keeps it open.
+// keeps it open. That of a system is refused with E_TARGET: devices listen for the product of
+// their APIs, so nobody would hear of it.
 func OpenBundle(name string, root trust.State) (*Published, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -59,6 +60,10 @@ func openBundle(f *os.File, root trust.State) (p *Published, err error) {
 	m, err := bundle.ParseManifest(payload)
 	if err != nil {
 		return nil, err
+	}
+	if m.Product == trust.SystemProduct {
+		return nil, refusal.New(refusal.Target, "it holds a system, and systems do not go over the link").
+			WithHint("bring it to the device: by stick, with tidegate apply, or on its page")
 	}
 	if err := root.Allowed(m.Offer().Line()); err != nil {
 		return nil, err
