@@ -37,10 +37,6 @@ const (
 	lastPause  = time.Minute
 )
 
-// hopeless is after how many starts of the gateway in a row, none of which served, a system on
-// trial is given up.
-const hopeless = 5
-
 // pause returns how long to wait before the next start after one that lasted.
 func pause(before, lasted time.Duration) time.Duration {
 	if lasted > lastPause {

@@ -139,6 +139,7 @@ type service struct {
 	up      bool      // it said READY=1
 	life    time.Time // last sign of it
 	starts  int       // that ended before it served, in a row
+	ends    int       // of all starts
 	ended   bool      // it is not started again
 	gone    chan struct{}
 }
@@ -181,6 +182,7 @@ func (s *service) run() {
 		s.mu.Lock()
 		s.process, s.up = nil, false
 		s.starts++
+		s.ends++
 		ended := s.ended
 		s.mu.Unlock()
 		if ended {
@@ -248,17 +250,11 @@ func (s *service) told(line string) {
 	}
 }
 
-func (s *service) serving() bool {
+// sight returns how the gateway is.
+func (s *service) sight() sight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.up
-}
-
-// failed returns how many starts in a row ended before the gateway served.
-func (s *service) failed() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.starts
+	return sight{serves: s.up, failed: s.starts, ends: s.ends}
 }
 
 // kill ends the running gateway: with a signal, and for good if that does not help.

@@ -1,7 +1,6 @@
 package board
 
 import (
-	"cmp"
 	"errors"
 	"net"
 	"os"
@@ -58,9 +57,8 @@ func (f *first) again(why string) {
 	f.note("reboot", Reboot())
 }
 
-// trial decides on a new system unless the gateway does, which knows of its bundle: one that
-// serves for a while is good from then on. One that does not serve is left to the boot loader's
-// count of tries.
+// trial decides on a new system unless the gateway does, which knows of its bundle. One that does
+// not serve is left to the boot loader's count of tries.
 func (f *first) trial() {
 	if f.systems == nil {
 		return
@@ -74,8 +72,7 @@ func (f *first) trial() {
 		return
 	}
 	f.say("system %s is on trial", f.slot)
-	var served, since time.Time
-	began := time.Now()
+	p := proof{o: f.Options, began: time.Now()}
 	for now := range time.Tick(time.Second) {
 		held, decided := f.systems.Held()
 		if decided {
@@ -84,22 +81,13 @@ func (f *first) trial() {
 			}
 			return
 		}
-		if !f.gateway.serving() {
-			since = time.Time{}
-			if now.Sub(cmp.Or(served, began)) > f.GiveUp || f.gateway.failed() >= hopeless {
-				f.say("system %s does not serve: starting anew", f.slot)
-				f.stop()
-				f.note("reboot", Reboot())
-			}
-			continue
+		switch p.look(now, f.gateway.sight(), held) {
+		case works:
+			f.note("boot state", f.systems.Keep())
+		case fails:
+			f.say("system %s does not serve: starting anew", f.slot)
+			f.stop()
+			f.note("reboot", Reboot())
 		}
-		served = now
-		if since.IsZero() {
-			since = now
-		}
-		if held || now.Sub(since) < f.Prove {
-			continue
-		}
-		f.note("boot state", f.systems.Keep())
 	}
 }
