@@ -101,6 +101,7 @@ test('a bundle is uploaded, its plan shown, applied, and confirmed after its tri
   await page.waitForFunction(() => document.activeElement.id === 'apply');
   await page.keyboard.press('Enter');
   await see('#trial-note', 'Bundle 2 serves on trial');
+  await see('#state', 'bundle 2 on trial', 5000);
   assert.equal((await fetch(API + '/meters/1.0/alarms')).status, 200, 'the new operation answers while on trial');
   await shot('05-trial');
   await see('#result', 'Bundle 2 is confirmed', 60000);

@@ -113,7 +113,9 @@ export function bundles() {
   async function apply(file) {
     try {
       const o = await upload('/v1/apply?wait=true&name=' + encodeURIComponent(file.name), file, { sent: sending('Applying ' + file.name, file), line: (x) => {
-        if (!x.final) put(work, h('h2', {}, 'On trial'), h('div', { class: 'note warn', role: 'status', id: 'trial-note' }, h('p', {}, x.seq ? `Bundle ${x.seq} serves on trial. It is confirmed by itself if it stays healthy for ${span(x.trial_seconds_left)}.` : 'On trial.'), h('p', { class: 'small' }, 'You may leave this page: the trial goes on.')));
+        if (x.final) return;
+        dispatchEvent(new Event('tidegate-refresh')); // it serves from now on
+        put(work, h('h2', {}, 'On trial'), h('div', { class: 'note warn', role: 'status', id: 'trial-note' }, h('p', {}, x.seq ? `Bundle ${x.seq} serves on trial. It is confirmed by itself if it stays healthy for ${span(x.trial_seconds_left)}.` : 'On trial.'), h('p', { class: 'small' }, 'You may leave this page: the trial goes on.')));
       } });
       if (o.code) result('bad', `${file.name}: ${refused(o)}`, o.hint);
       else if (o.phase === 'trial') result('warn', `Bundle ${o.seq} serves on trial and waits for you to confirm it.`);
