@@ -20,6 +20,9 @@ import (
 // minutes of data.
 const sendBuffer = 16 << 10
 
+// dialWait is how long it may take until a connection can be used.
+const dialWait = 30 * time.Second
+
 // ports are the schemes that a broker can have.
 var ports = map[string]string{
 	"tcp": "1883", "mqtt": "1883", "tls": "8883", "mqtts": "8883", "ssl": "8883", "ws": "80", "wss": "443",
@@ -51,7 +54,7 @@ func Secure(u *url.URL) bool {
 
 // open makes the guarded connection: TCP, through a proxy perhaps, TLS, websocket, guard.
 func open(ctx context.Context, o Options) (*guard, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
 	defer cancel()
 	port := o.URL.Port()
 	if port == "" {
@@ -107,41 +110,40 @@ func dialTCP(ctx context.Context, o Options, addr string) (net.Conn, error) {
 	if o.Proxy == nil {
 		return conn, nil
 	}
-	through, err := connect(ctx, conn, o.Proxy, addr)
+	ended := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	err = connect(conn, o.Proxy, addr)
+	if !ended() {
+		err = ctx.Err()
+	}
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("proxy %s: %w", o.Proxy.Redacted(), err)
 	}
-	return through, nil
+	return conn, nil
 }
 
-// connect asks an HTTP proxy for a tunnel (RFC 9110 section 9.3.6).
-func connect(ctx context.Context, conn net.Conn, proxy *url.URL, addr string) (net.Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return nil, err
-		}
-	}
+// connect asks an HTTP proxy for a tunnel (RFC 9110 section 9.3.6). Closing conn ends it.
+func connect(conn net.Conn, proxy *url.URL, addr string) error {
 	head := "CONNECT " + addr + " HTTP/1.1\r\nHost: " + addr + "\r\n"
 	if u := proxy.User; u != nil {
 		password, _ := u.Password()
 		head += "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)) + "\r\n"
 	}
 	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
-		return nil, err
+		return err
 	}
 	r := bufio.NewReader(io.LimitReader(conn, 16<<10))
 	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("answered %s", resp.Status)
+		return fmt.Errorf("answered %s", resp.Status)
 	}
 	if r.Buffered() > 0 {
-		return nil, errors.New("sent more than an answer")
+		return errors.New("sent more than an answer")
 	}
-	return conn, conn.SetDeadline(time.Time{})
+	return nil
 }
 
 func handshake(ctx context.Context, conn net.Conn, o Options) (net.Conn, error) {
@@ -170,7 +172,7 @@ func upgrade(ctx context.Context, conn net.Conn, u *url.URL) (net.Conn, error) {
 	given := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
 	d := websocket.Dialer{
 		NetDialContext: given, NetDialTLSContext: given, Subprotocols: []string{"mqtt"},
-		HandshakeTimeout: 30 * time.Second, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10,
+		HandshakeTimeout: dialWait, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10,
 	}
 	ws, resp, err := d.DialContext(ctx, to.String(), nil)
 	if err != nil {

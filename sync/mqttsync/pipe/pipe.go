@@ -114,7 +114,7 @@ func Dial(ctx context.Context, o Options) (*Pipe, error) {
 		SetOrderMatters(true). // one goroutine for all messages; ours never blocks it for long
 		SetStore(mqtt.NewMemoryStore()).SetMaxResumePubInFlight(1).SetMessageChannelDepth(4).
 		SetKeepAlive(o.KeepAlive).SetPingTimeout(o.PingTimeout).
-		SetConnectTimeout(30 * time.Second).SetWriteTimeout(writeStall).
+		SetConnectTimeout(dialWait).SetWriteTimeout(writeStall).
 		SetDefaultPublishHandler(p.take).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { p.end(err) }).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
@@ -230,12 +230,15 @@ func (p *Pipe) Bytes() (up, down int64) {
 }
 
 // DialBeside connects to another server as the broker was connected to: by the same dialer and
-// proxy, within the same caps, and paid from the same meter. What passes is in Bytes.
+// proxy, within the same caps, and paid from the same meter, in 30 s at most. What passes is in
+// Bytes.
 func (p *Pipe) DialBeside(ctx context.Context, _, address string) (net.Conn, error) {
 	g := p.conn.Load()
 	if g == nil {
 		return nil, ErrClosed
 	}
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
 	c, err := dialTCP(ctx, p.o, address)
 	if err != nil {
 		return nil, err

@@ -251,6 +251,40 @@ func TestNameAndPasswordForTheBroker(t *testing.T) {
 	}
 }
 
+// Who does not want a connection beside the broker's any more does not wait for a silent proxy.
+func TestDialingBesideEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		p, err := pipe.Dial(context.Background(), pipe.Options{
+			URL: parse(t, "tcp://broker"), ClientID: "c", KeepAlive: time.Hour, Proxy: &url.URL{Scheme: "http", Host: "proxy"},
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				dials++
+				ours, theirs := net.Pipe()
+				go func(silent bool) {
+					defer theirs.Close()
+					r := bufio.NewReader(theirs)
+					if _, err := http.ReadRequest(r); err == nil && !silent {
+						_, _ = io.WriteString(theirs, "HTTP/1.1 200 OK\r\n\r\n")
+						_, _ = r.ReadByte()
+						_, _ = theirs.Write([]byte{0x20, 2, 0, 0}) // CONNACK
+					}
+					_, _ = io.Copy(io.Discard, r)
+				}(dials > 1)
+				return ours, nil
+			},
+		})
+		check(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Second, cancel)
+		began := time.Now()
+		if _, err := p.DialBeside(ctx, "tcp", "files:443"); !errors.Is(err, context.Canceled) || time.Since(began) > 2*time.Second {
+			t.Errorf("got %v after %s, want the end of the context at once", err, time.Since(began))
+		}
+		p.Close()
+		time.Sleep(time.Minute)
+	})
+}
+
 // httpProxy answers CONNECT.
 func httpProxy(t *testing.T) (*url.URL, func() int) {
 	t.Helper()
