@@ -34,9 +34,10 @@ func (p *Published) ServeFrom(ctx context.Context, c *ranges.Client, address, na
 		return fmt.Errorf("address of %d bytes, at most %d go into an announcement", len(u.String()), maxAddress)
 	}
 	size := p.Manifest.Size(int64(len(p.head)))
+	file := c.File(u, size)
 	same := func(off int64, want []byte) error {
 		var got []byte
-		err := c.Read(ctx, u, size, off, int64(len(want)), func(b []byte) error {
+		err := file.Read(ctx, off, int64(len(want)), func(b []byte) error {
 			got = append(got, b...)
 			return nil
 		})

@@ -44,7 +44,7 @@ func (s *session) fetchDirect(ctx context.Context, f *fetch) error {
 		return nil
 	}
 	if s.web == nil {
-		s.web = ranges.NewClient(ranges.Options{TLS: s.c.o.HostTLS, Dial: s.pipe.DialBeside})
+		s.web = ranges.NewClient(ranges.Options{TLS: s.c.o.HostTLS, Dial: s.pipe.DialBeside, Rate: s.c.o.Down})
 	}
 	s.c.set(func(l *Link) {
 		if l.Fetching != nil {
@@ -52,6 +52,8 @@ func (s *session) fetchDirect(ctx context.Context, f *fetch) error {
 		}
 	})
 	s.c.log.Info("bundle fetched directly", "digest", f.offer.Digest.String(), "host", u.Host)
+	_, size := f.transfer.Offsets()
+	file := s.web.File(u, size)
 	tries := 0
 	for {
 		missing, err := f.transfer.Missing()
@@ -59,7 +61,7 @@ func (s *session) fetchDirect(ctx context.Context, f *fetch) error {
 			return err
 		}
 		before := f.have
-		err = s.fetchRun(ctx, f, u, missing)
+		err = s.fetchRun(ctx, f, file, missing)
 		switch {
 		case err == nil:
 			continue
@@ -89,8 +91,8 @@ func (s *session) fetchDirect(ctx context.Context, f *fetch) error {
 }
 
 // fetchRun fetches the first run of missing chunks, which lie side by side in the file.
-func (s *session) fetchRun(ctx context.Context, f *fetch, u *url.URL, missing []int) error {
-	at, size := f.transfer.Offsets()
+func (s *session) fetchRun(ctx context.Context, f *fetch, file *ranges.File, missing []int) error {
+	at, _ := f.transfer.Offsets()
 	chunks := f.transfer.Chunks()
 	first := missing[0]
 	last := first
@@ -103,7 +105,7 @@ func (s *session) fetchRun(ctx context.Context, f *fetch, u *url.URL, missing []
 	end := func(i int) int64 { return at[i] + int64(chunks[i].Size) } //nolint:gosec // at most 1 MiB
 	from := at[first] + int64(f.direct[first])
 	pos, i := from, first
-	return s.web.Read(ctx, u, size, from, end(last)-from, func(b []byte) error {
+	return file.Read(ctx, from, end(last)-from, func(b []byte) error {
 		for len(b) > 0 {
 			switch {
 			case pos < at[i]: // the head of the chunk

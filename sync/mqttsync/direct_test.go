@@ -1,6 +1,7 @@
 package mqttsync_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -268,15 +270,16 @@ func TestHostileWebServers(t *testing.T) {
 		{"never answers", "https-broken", func([]byte) http.HandlerFunc {
 			return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 		}},
-		{"sends a byte a minute", "https-slow", func(b []byte) http.HandlerFunc {
+		{"sends a byte each 50 seconds", "https-slow", drip(1)},
+		{"sends 4 KiB each 50 seconds", "https-slow", drip(4 << 10)},
+		{"sends a KiB late, and ends", "https-slow", func(b []byte) http.HandlerFunc {
 			return func(w http.ResponseWriter, r *http.Request) {
 				from, to := asked(r)
+				time.Sleep(50 * time.Second)
 				answer(w, from, to, len(b), nil)
-				for i := from; i <= to && r.Context().Err() == nil; i++ {
-					_, _ = w.Write(b[i : i+1])
-					_ = http.NewResponseController(w).Flush()
-					time.Sleep(time.Minute)
-				}
+				_, _ = w.Write(b[from:min(from+1024, to+1)])
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(50 * time.Second)
 			}
 		}},
 		{"floods with headers", "https-broken", func([]byte) http.HandlerFunc {
@@ -348,6 +351,91 @@ func TestAnEndlessAnswerIsReadNoFurther(t *testing.T) {
 			t.Errorf("%d bytes were read of an answer of 200,000 and no end", down)
 		}
 	})
+}
+
+// A proxy that takes a connection and says nothing is no worse than a server that does.
+func TestAProxyThatIsSilentForTheWebServerIsGivenUp(t *testing.T) {
+	in(t, func(w *world) {
+		b := w.bundle(1, 200_000)
+		f := w.files(serve(b))
+		w.announce(b, address)
+		reach := w.reach(f)
+		d := w.start(func(o *mqttsynctest.DeviceOptions) {
+			reach(o)
+			o.Dial = w.proxy("broker:1883")
+			change := o.Change
+			o.Change = func(m *mqttsync.Options) { change(m); m.Proxy = &url.URL{Scheme: "http", Host: "proxy.test:3128"} }
+		})
+		w.until("confirmed all the same", 10*time.Minute, func() bool { return w.seq() == 1 })
+		if n := d.Client.Link().Drops["https-broken"]; n == 0 || f.asks.Load() != 0 {
+			t.Errorf("dropped %v, asked %d times", d.Client.Link().Drops, f.asks.Load())
+		}
+	})
+}
+
+// proxy returns a way to a proxy that leads to the broker as to, and for anything else takes the
+// question and does not answer.
+func (w *world) proxy(to string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address != "proxy.test:3128" {
+			return nil, fmt.Errorf("dialed %s beside the proxy", address)
+		}
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			r := bufio.NewReader(theirs)
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			if req.Host != to {
+				_, _ = io.Copy(io.Discard, r) // until the other end closes
+				return
+			}
+			up, err := w.broker.Dial(ctx, network, to)
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(theirs, "HTTP/1.1 200 OK\r\n\r\n")
+			go func() { _, _ = io.Copy(up, r); _ = up.Close() }()
+			_, _ = io.Copy(theirs, up)
+		}()
+		return ours, nil
+	}
+}
+
+// A cap of the device makes every server slow, and none of them is to blame.
+func TestACapBelowWhatAServerHasToGiveIsNotHeldAgainstIt(t *testing.T) {
+	in(t, func(w *world) {
+		b := w.bundle(1, 200_000)
+		f := w.files(serve(b))
+		w.announce(b, address)
+		reach := w.reach(f)
+		d := w.start(func(o *mqttsynctest.DeviceOptions) {
+			reach(o)
+			change := o.Change
+			o.Change = func(m *mqttsync.Options) { change(m); m.Down = 150 }
+		})
+		w.until("confirmed", time.Hour, func() bool { return w.seq() == 1 })
+		if _, web := f.link.Bytes(); web < 200_000 {
+			t.Errorf("%d bytes came from the server, and dropped was %v", web, d.Client.Link().Drops)
+		}
+	})
+}
+
+// drip is a server that sends n bytes each 50 seconds.
+func drip(n int) func([]byte) http.HandlerFunc {
+	return func(b []byte) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			from, to := asked(r)
+			answer(w, from, to, len(b), nil)
+			for i := from; i <= to && r.Context().Err() == nil; i += n {
+				_, _ = w.Write(b[i:min(i+n, to+1)])
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(50 * time.Second)
+			}
+		}
+	}
 }
 
 // asked returns the range of a request.

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,9 +23,9 @@ const (
 	bufferBytes = 16 << 10
 	headerBytes = 8 << 10
 	answerIn    = 60 * time.Second
-	// A server that sends less than leastBytes in each lookEvery is given up.
-	leastBytes = 1 << 10
-	lookEvery  = 60 * time.Second
+	// A server that gives less than leastBytes of a file in each lookEvery is given up.
+	leastBytes = 64 << 10
+	lookEvery  = 5 * time.Minute
 )
 
 // A Reason says in one word why a server was given up.
@@ -63,10 +64,16 @@ type Options struct {
 	Proxy *url.URL    // outbound HTTP proxy; nil: none
 	// Dial makes the TCP connection, to the proxy if there is one; nil: the system's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Rate is how many bytes a second Dial lets through at most, so that a server is not blamed
+	// for it; 0: no cap.
+	Rate int64
 }
 
 // A Client reads from servers. Its methods are safe to call together.
-type Client struct{ http *http.Client }
+type Client struct {
+	http  *http.Client
+	least int64 // bytes in each lookEvery
+}
 
 // NewClient returns a client. It keeps one idle connection for a minute, until Close.
 func NewClient(o Options) *Client {
@@ -88,7 +95,14 @@ func NewClient(o Options) *Client {
 	if t.TLSClientConfig.MinVersion == 0 {
 		t.TLSClientConfig.MinVersion = tls.VersionTLS12
 	}
-	return &Client{&http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	c := &Client{
+		http:  &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		least: leastBytes,
+	}
+	if o.Rate > 0 {
+		c.least = min(c.least, o.Rate*int64(lookEvery/time.Second)/2)
+	}
+	return c
 }
 
 // Close ends idle connections.
@@ -126,30 +140,46 @@ func ParseHost(s string) (string, error) {
 	return HostOf(u), nil
 }
 
-// Read reads the n bytes from off of a file that has size bytes, and hands them to put in order,
-// in pieces of up to 16 KiB that are valid until put returns. An error of put ends it and is
-// returned as it is; any other is an [*Error], or that of ctx. 0 <= off, 0 < n, off+n <= size.
-func (c *Client) Read(ctx context.Context, u *url.URL, size, off, n int64, put func([]byte) error) error {
+// A File is a file on a server, read by one goroutine without long pauses: a server that gives
+// less than 64 KiB in 5 minutes, over all reads together, is given up. With a Rate, half of what
+// that lets through is enough.
+type File struct {
+	c     *Client
+	u     *url.URL
+	size  int64
+	got   atomic.Int64
+	seen  int64 // of got, when it was looked at
+	since time.Time
+}
+
+// File returns the file of size bytes at u.
+func (c *Client) File(u *url.URL, size int64) *File {
+	return &File{c: c, u: u, size: size, since: time.Now()}
+}
+
+// Read reads the n bytes from off, and hands them to put in order, in pieces of up to 16 KiB that
+// are valid until put returns. An error of put ends it and is returned as it is; any other is an
+// [*Error], or that of ctx. 0 <= off, 0 < n, off+n <= size.
+func (f *File) Read(ctx context.Context, off, n int64, put func([]byte) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	defer f.watch(cancel)()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, f.u.String(), nil)
 	if err != nil {
 		return err
 	}
 	r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 	r.Header.Set("Accept-Encoding", "identity")
 	r.Header.Set("User-Agent", "tidegate")
-	resp, err := c.http.Do(r)
+	resp, err := f.c.http.Do(r)
 	if err != nil {
 		return broken(ctx, err)
 	}
 	defer resp.Body.Close() // of what was not read nothing is: the connection ends
-	if err := check(resp, size, off, n); err != nil {
+	if err := check(resp, f.size, off, n); err != nil {
 		return err
 	}
-	var got atomic.Int64
-	defer watch(&got, cancel)()
-	body := &counted{resp.Body, &got}
+	body := &counted{resp.Body, &f.got}
 	buf := make([]byte, min(n, bufferBytes))
 	for left := n; left > 0; {
 		k, err := io.ReadFull(body, buf[:min(left, bufferBytes)])
@@ -179,27 +209,28 @@ func (c *counted) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// watch cancels when next to nothing has come for a while, until stop.
-func watch(got *atomic.Int64, cancel context.CancelCauseFunc) (stop func()) {
+// watch cancels when too little has come for a while, until stop.
+func (f *File) watch(cancel context.CancelCauseFunc) (stop func()) {
 	done := make(chan struct{})
-	go func() {
-		tick := time.NewTicker(lookEvery)
-		defer tick.Stop()
-		for seen := int64(0); ; {
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for {
+			timer := time.NewTimer(time.Until(f.since.Add(lookEvery)))
 			select {
 			case <-done:
+				timer.Stop()
 				return
-			case <-tick.C:
+			case <-timer.C:
 			}
-			now := got.Load()
-			if now-seen < leastBytes {
+			got := f.got.Load()
+			if got-f.seen < f.c.least {
 				cancel(errSlow)
 				return
 			}
-			seen = now
+			f.seen, f.since = got, time.Now()
 		}
-	}()
-	return func() { close(done) }
+	})
+	return func() { close(done); looking.Wait() }
 }
 
 var errSlow = errors.New("the server sends next to nothing")
