@@ -12,13 +12,19 @@ import (
 const longestRound = time.Hour
 
 // errUnfinished says that a round did not get done.
-var errUnfinished = errors.New("an hour was not enough to deliver all; the rest goes with the next connection")
+var errUnfinished = errors.New("an hour was not enough to fetch and deliver all; the rest follows when the link allows")
 
 // Wake asks for a connection now, whatever the mode and the windows say: a person did, or there
 // is something that should not wait. On a link that is open, both ends are asked again.
-func (c *Client) Wake() {
+func (c *Client) Wake() { c.ask(nil) }
+
+// ask begins a round. Who waits for it gives a channel with room for one.
+func (c *Client) ask(done chan round) {
 	c.mu.Lock()
-	c.wanted = true
+	c.asks++
+	if done != nil {
+		c.waiting = append(c.waiting, waiter{c.asks, done})
+	}
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:
@@ -28,24 +34,23 @@ func (c *Client) Wake() {
 }
 
 // Sync does what [Client.Wake] does and waits until it is done: who answers has been heard,
-// what was announced is fetched, and what the queue held is acknowledged. It returns how the
-// link was then: which ends have answered. A [*LinkError] says why a connection could not be
+// what was announced is fetched, and what the queue held is acknowledged. Without a publisher
+// that answers, nothing is looked for; without a collector, the queue stays as it is. It takes an
+// hour at most on a connection that lives. It returns how the link was then: which ends have
+// answered. A [*LinkError] says why a connection could not be
 // had, and the client goes on trying, or what a connection did not get done.
 func (c *Client) Sync(ctx context.Context) (Link, error) {
 	if c.budget.empty() {
 		return c.Link(), withHint(errBudget)
 	}
 	done := make(chan round, 1)
-	c.mu.Lock()
-	c.waiting = append(c.waiting, done)
-	c.mu.Unlock()
-	c.Wake()
+	c.ask(done)
 	select {
 	case r := <-done:
 		return r.link, withHint(r.err)
 	case <-ctx.Done():
 		c.mu.Lock()
-		c.waiting = slices.DeleteFunc(c.waiting, func(w chan round) bool { return w == done })
+		c.waiting = slices.DeleteFunc(c.waiting, func(w waiter) bool { return w.done == done })
 		c.mu.Unlock()
 		return c.Link(), ctx.Err()
 	}
@@ -55,6 +60,12 @@ func (c *Client) Sync(ctx context.Context) (Link, error) {
 type round struct {
 	link Link
 	err  error
+}
+
+// A waiter waits for the round that its ask has begun.
+type waiter struct {
+	ask  uint64
+	done chan round
 }
 
 // A LinkError is why a connection could not be had, and what a person can do about it.
@@ -79,27 +90,38 @@ func withHint(err error) error {
 func (c *Client) asked() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.wanted
+	return c.asks > c.answered
 }
 
-// tell tells who waits for a round how it went. When a round was had, what was
-// asked for is over, however it went; without one it is tried again.
-func (c *Client) tell(err error) {
+// newestAsk numbers who asked last.
+func (c *Client) newestAsk() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asks
+}
+
+// tell tells who waits for a round how it went, up to the ask that it began with. When a round
+// was had, what was asked for is over, however it went; without one it is tried again.
+func (c *Client) tell(ask uint64, err error) {
 	r := round{c.Link(), err}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, w := range c.waiting {
-		w <- r // there is room for one
-	}
-	c.waiting = nil
+	c.waiting = slices.DeleteFunc(c.waiting, func(w waiter) bool {
+		if w.ask > ask {
+			return false
+		}
+		w.done <- r // there is room for one
+		return true
+	})
 	if err == nil || errors.Is(err, errSilent) || errors.Is(err, errUnfinished) {
-		c.wanted = false
+		c.answered = max(c.answered, ask)
 	}
 }
 
 // askAgain begins a round on a connection that is open.
 func (s *session) askAgain() {
 	s.c.statusChanged()
+	s.ask = s.c.newestAsk()
 	goal := s.c.o.Queue.Status()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,6 +134,9 @@ func (s *session) askAgain() {
 // over returns why a connection ends now, nil if it goes on: it does not stay and has done its
 // work, or its window has ended. Who waits for a round is told when it is done.
 func (s *session) over(now time.Time) error {
+	if s.c.newestAsk() != s.ask {
+		return nil // a new round begins
+	}
 	asked := s.c.asked()
 	if s.why == drainAll && !asked && s.c.o.Mode == Windows && s.windowEnded() {
 		return errDone
@@ -123,13 +148,13 @@ func (s *session) over(now time.Time) error {
 	switch {
 	case !done:
 		return nil
-	case s.why != drainAll:
-		s.c.tell(err)
-		return nil
-	case errors.Is(err, errSilent): // perhaps at the next broker
+	case s.why == drainAll && errors.Is(err, errSilent): // perhaps at the next broker
 		return err
 	}
-	s.c.tell(err)
+	s.c.tell(s.ask, err)
+	if s.why != drainAll || s.active(now) {
+		return nil
+	}
 	return errDone
 }
 
@@ -142,21 +167,29 @@ func (s *session) windowEnded() bool {
 	return w.Bytes > 0 && up+down >= w.Bytes
 }
 
-// settled reports whether the round is done: nothing comes in, there is no news, and either
-// both ends have answered and what the queue held at its beginning is delivered, or there is no
-// use in waiting any longer. The error says what is not done.
+// active reports whether something comes in, or there was news of late.
+func (s *session) active(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fetching || s.offer != nil || now.Sub(s.news) < quietEnd
+}
+
+// settled reports whether the round is done: the connection is not active, and if a collector
+// has answered, what the queue held at its beginning is delivered; or there is no use in waiting
+// any longer. The error says what is not done.
 func (s *session) settled(now time.Time) (bool, error) {
+	active, queue := s.active(now), s.c.o.Queue.Status()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	took := now.Sub(s.round)
 	switch {
-	case s.fetching || s.offer != nil || now.Sub(s.news) < quietEnd:
-		return false, nil
+	case active:
+		return took >= longestRound, errUnfinished
 	case !s.publisher && !s.collector:
 		return took >= 2*answerIn, errSilent
-	case !s.publisher || !s.collector:
-		return took >= 2*answerIn, nil
-	case delivered(s.goal, s.c.o.Queue.Status()):
+	case (!s.publisher || !s.collector) && took < 2*answerIn: // who is missing may answer yet
+		return false, nil
+	case !s.collector || delivered(s.goal, queue):
 		return true, nil
 	}
 	return took >= longestRound, errUnfinished

@@ -120,8 +120,10 @@ type Client struct {
 	link    Link
 	drops   map[string]uint64
 	blocked map[trust.Digest]time.Time // not fetched again before
-	wanted  bool                       // somebody asked for a connection
-	waiting []chan round               // who waits for how it goes
+	asks    uint64                     // how often somebody asked for a connection
+	waiting []waiter                   // who waits for how it goes
+
+	answered uint64 // the newest ask that is over
 }
 
 // State is where the link is.

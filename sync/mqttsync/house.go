@@ -37,6 +37,9 @@ func (s *session) keepHouse(ctx context.Context) error {
 				return errSilent
 			}
 		} else {
+			if s.c.newestAsk() != s.ask {
+				s.askAgain()
+			}
 			if err := s.sayHello(ctx, now); err != nil {
 				return err
 			}
@@ -62,7 +65,6 @@ func (s *session) keepHouse(ctx context.Context) error {
 		case <-s.c.change:
 			changed = true
 		case <-wake:
-			s.askAgain()
 		case <-tick.C:
 		}
 	}

@@ -31,7 +31,7 @@ func (c *Client) keep(ctx context.Context) {
 			if purpose == nothing {
 				pause = 0 // when it may be, it may be at once
 				if c.budget.empty() {
-					c.tell(errBudget)
+					c.tell(c.newestAsk(), errBudget)
 				}
 			} else {
 				if pause <= 0 {
@@ -133,10 +133,11 @@ const (
 // try connects to the first broker where somebody answers and stays until the connection ends.
 func (c *Client) try(ctx context.Context, why purpose) outcome {
 	var err error
+	var s *session
 	for _, u := range c.o.Brokers {
 		c.set(func(l *Link) { l.State, l.Broker = Connecting, u.Redacted() })
 		began := time.Now()
-		s := newSession(c, why)
+		s = newSession(c, why)
 		var p *pipe.Pipe
 		p, err = pipe.Dial(ctx, c.pipeOptions(u, s))
 		if err == nil {
@@ -173,7 +174,7 @@ func (c *Client) try(ctx context.Context, why purpose) outcome {
 			return failed
 		}
 	}
-	c.tell(err)
+	c.tell(s.ask, err)
 	return failed
 }
 

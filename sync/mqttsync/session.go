@@ -43,6 +43,7 @@ type session struct {
 	pipe  *pipe.Pipe
 	nonce message.Token  // of the birth and the will
 	began bool           // the birth was sent
+	ask   uint64         // the newest that the round is for
 	web   *ranges.Client // of the fetch; nil: no address was asked yet
 
 	pieces chan *message.Piece // for the fetch
@@ -69,7 +70,7 @@ type session struct {
 
 func newSession(c *Client, why purpose) *session {
 	return &session{
-		c: c, why: why, nonce: message.NewToken(), pieces: make(chan *message.Piece, 8), offers: make(chan struct{}, 1),
+		c: c, why: why, nonce: message.NewToken(), ask: c.newestAsk(), pieces: make(chan *message.Piece, 8), offers: make(chan struct{}, 1),
 		helloEvery: answerIn, collectors: make(chan struct{}),
 	}
 }
@@ -106,6 +107,7 @@ func (s *session) run(ctx context.Context, p *pipe.Pipe) error {
 	if err := s.subscribe(ctx); err != nil {
 		return err
 	}
+	s.ask = s.c.newestAsk()
 	goal := s.c.o.Queue.Status()
 	s.mu.Lock()
 	s.news = time.Now()
