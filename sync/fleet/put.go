@@ -136,8 +136,8 @@ func (t *transaction) putLoss(l *Loss) error {
 }
 
 // putStatus keeps the newest state of a device. Collectors that share the work commit in any
-// order, and sticks come late: what is older than the state that is stored does not replace it.
-// If it came over the link and is older by more than a minute, the clock of a collector was set
+// order, and sticks come late: what is older than the state that is stored does not replace it,
+// and what came on a stick says nothing of a connection. If it came over the link and is older by more than a minute, the clock of a collector was set
 // back.
 func (t *transaction) putStatus(st *Status) error {
 	r := rowOf(st)
@@ -150,8 +150,10 @@ func (t *transaction) putStatus(st *Status) error {
 		online = 0
 	}
 	_, err = t.exec(`INSERT INTO status (device, received_us, online, boot, nonce, state, bundle, seq, since_us, json)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET received_us = excluded.received_us, online = excluded.online,
-		boot = excluded.boot, nonce = excluded.nonce, state = excluded.state, seq = excluded.seq, json = excluded.json,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET received_us = excluded.received_us,
+		boot = CASE WHEN excluded.online = 1 THEN excluded.boot ELSE status.boot END,
+		nonce = CASE WHEN excluded.online = 1 THEN excluded.nonce ELSE status.nonce END,
+		online = CASE WHEN excluded.online = 1 THEN 1 ELSE status.online END, state = excluded.state, seq = excluded.seq, json = excluded.json,
 		since_us = CASE WHEN status.bundle = excluded.bundle THEN status.since_us ELSE excluded.since_us END, bundle = excluded.bundle
 		WHERE excluded.received_us >= status.received_us OR excluded.online = 1 AND excluded.received_us < status.received_us - 60000000`,
 		r.Device, micro(st.Received), online, hex.EncodeToString(st.Boot[:]), st.Nonce.String(), r.State, r.Bundle, int64(min(r.Seq, 1<<62)), micro(st.Received), string(js)) //nolint:gosec // bounded

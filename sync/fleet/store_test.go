@@ -146,6 +146,20 @@ func suite(t *testing.T, place string) {
 			t.Errorf("after a stick with a state of %s ago: %+v, want bundle %d and not online", tc.age, r, tc.want)
 		}
 	}
+	// The device is connected, and a stick comes with what it said after.
+	back := *st
+	back.Nonce = message.Token{3}
+	put(s, fleet.Intake{Statuses: []fleet.Status{{Device: d.id, Received: time.Now().Add(2 * time.Minute), Status: &back}}})
+	onStick := *st
+	onStick.Nonce, onStick.Boot, onStick.Bundle = message.Token{}, [16]byte{9}, &message.Bundle{Good: trust.Digest{6}, Seq: 6}
+	put(other, fleet.Intake{Statuses: []fleet.Status{{Device: d.id, Received: time.Now().Add(3 * time.Minute), Status: &onStick}}})
+	if r := row(); r.Seq != 6 || !r.Online {
+		t.Errorf("after a stick while it is connected: %+v, want bundle 6 and online", r)
+	}
+	put(s, fleet.Intake{Wills: []fleet.Will{{Device: d.id, Will: &message.Will{Boot: back.Boot, Nonce: back.Nonce}}}})
+	if row().Online {
+		t.Error("the will of the connection did not count after a stick")
+	}
 	res := &message.Result{Digest: trust.Digest{1}, Phase: "confirmed", Number: 4}
 	res.Common.Seq = 1
 	put(s, fleet.Intake{Results: []fleet.Result{{Device: d.id, Result: res}, {Device: d.id, Result: res}}})
