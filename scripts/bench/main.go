@@ -102,6 +102,7 @@ var parts = []part{
 	{name: "latency", title: "Latency at a fixed rate", run: partLatency},
 	{name: "memory", title: "Memory and start, 200 APIs with 5,000 operations", run: partMemory},
 	{name: "flood", title: "A hard limit of 256 MiB and more work than fits", run: partFlood},
+	{name: "limit", title: "A fifth of a core and 256 MiB, everything at once", asked: true, run: partLimit},
 	{name: "many", title: "One core, 1,000 connections", slow: true, run: partMany},
 	{name: "large", title: "One core, bodies of 64 KiB", slow: true, run: partLarge},
 	{name: "new", title: "One core, a new connection for each call", slow: true, run: partNew},
