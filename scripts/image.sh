@@ -5,6 +5,7 @@
 #     cuts       takes a bundle and a new system from sticks that are plugged in, all of it under power
 #                cuts at random moments, which are replayed from the log of what was written
 #     fallback   falls back from systems that do not come up
+#     sticks     takes no harm from sticks that are not as they should be
 #     boards     the images for armv7, armv6 and the Raspberry Pi 3, as far as QEMU has such boards
 #   Without a part: all of them. "quick" is serve.
 #
@@ -25,7 +26,7 @@ fi
 . scripts/image/arm64.sh
 . scripts/image/boards.sh
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(serve cuts fallback boards)
+[ ${#parts[@]} -gt 0 ] || parts=(serve cuts fallback sticks boards)
 [ "${parts[0]}" != quick ] || parts=(serve)
 [[ " serve boards " == *" ${parts[0]} "* ]] || parts=(serve "${parts[@]}") # the others go on from it
 prepare

@@ -73,7 +73,7 @@ func commands() []command {
 		{"service stop", "", "stop the service", (*app).cmdServiceStop},
 		{"service restart", "", "stop and start the service", (*app).cmdServiceRestart},
 		{"service status", "", "say whether the service runs; exit code 1 if not", (*app).cmdServiceStatus},
-		{"health", "", "say whether the device is ready; exit code 1 if not", (*app).cmdHealth},
+		{"health", "[--timeout 10s]", "say whether the device is ready; exit code 1 if not", (*app).cmdHealth},
 		{"admin passwd", "[--role admin|viewer] [--password-file FILE] [NAME]", "set a password for the page; also when it was lost", (*app).cmdAdminPasswd},
 		{"admin list", "", "show who may sign in to the page", (*app).cmdAdminList},
 		{"admin remove", "NAME", "take an account away", (*app).cmdAdminRemove},

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"tidegate/cmd/cli"
 	"tidegate/platform/daemon"
+	"time"
 )
 
 // manager returns the service manager for this program.
@@ -116,6 +117,7 @@ func (a *app) cmdHealth(ctx context.Context, args []string) error {
 	var c clientFlags
 	f := a.flags("health")
 	c.register(f)
+	patience := f.Duration("timeout", 10*time.Second, "how long the device may take to answer")
 	if _, err := parse(f, args, 0); err != nil {
 		return err
 	}
@@ -126,6 +128,9 @@ func (a *app) cmdHealth(ctx context.Context, args []string) error {
 	var answer struct {
 		Status string `json:"status"`
 	}
+	// A device that hangs takes the connection and does not answer: that is not ready either.
+	ctx, cancel := context.WithTimeout(ctx, *patience)
+	defer cancel()
 	if err := cl.get(ctx, "/healthz/ready", nil, &answer); err != nil {
 		return err
 	}

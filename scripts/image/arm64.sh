@@ -143,3 +143,52 @@ part_fallback() {
 	ok "a system that was put there by hand and works is kept"
 	power_cut
 }
+
+# Sticks that are not as they should be. The machine serves on, whatever is plugged in.
+part_sticks() {
+	cp --sparse=always "$w/served.img" "$w/card.img"
+	power_on
+	saw 300 'tideinit: ready'
+	truncate -s 16M "$w/ext4.stick"
+	quietly mke2fs -q -t ext4 "$w/ext4.stick"
+	plug "$w/ext4.stick" ext4
+	saw 60 'stick sda: E_MEDIA_FS: want a FAT, exFAT or ISO 9660 file system, found "ext4"'
+	pull ext4
+	head -c 8M /dev/urandom >"$w/noise.stick"
+	mark
+	plug "$w/noise.stick" noise
+	saw 60 'stick sd[a-z]: E_MEDIA_FS: .*found ""'
+	pull noise
+	ok "a stick with ext4, and one with nothing on it: E_MEDIA_FS"
+	# A FAT without a partition table, cut up by chance: 20 of them.
+	python3 - "$w" <<'P'
+import random, subprocess, sys
+w = sys.argv[1]
+subprocess.check_call(["truncate", "-s", "8M", w + "/fat"])
+subprocess.check_call(["mformat", "-i", w + "/fat", "-T", "16384", "-h", "16", "-s", "32", "-v", "STICK", "::"])
+subprocess.check_call(["mmd", "-i", w + "/fat", "::tide", "::tide/out"])
+subprocess.check_call(["mcopy", "-i", w + "/fat", w + "/2.tide", "::tide/"])
+whole = open(w + "/fat", "rb").read()
+for seed in range(20):
+    rnd, b = random.Random(seed), bytearray(whole)
+    for _ in range(200):  # in the head, the tables and the folders; the mark of the file system stays
+        at = rnd.randrange(11, 60 << 10)
+        if not (54 <= at < 62 or 510 <= at < 512):
+            b[at] = rnd.randrange(256)
+    open(w + "/hostile-%d.stick" % seed, "wb").write(b)
+P
+	for n in $(seq 0 19); do
+		mark
+		plug "$w/hostile-$n.stick" "hostile$n"
+		saw 120 'stick sd[a-z]+[0-9]*: (done|E_MEDIA|mount|open)'
+		pull "hostile$n"
+	done
+	answers /meters/1.0/status 200
+	ok "20 hostile FATs: the machine serves"
+	mark
+	plug "$w/fat" whole
+	saw 120 'tide/2.tide: bundle 2: (trial|already so)|bundle confirmed.*seq=2'
+	answers /meters/1.0/status 200
+	ok "a FAT without a partition table is taken"
+	power_cut
+}

@@ -31,7 +31,7 @@ printf '\nrc_cgroup_mode="none"\n' >>/etc/rc.conf
 sed -i 's/^healthcheck_delay=.*/healthcheck_delay=3/; s/^healthcheck_timer=.*/healthcheck_timer=2/' /etc/init.d/tidegate
 /bin/busybox sh /.pre-install && /bin/busybox sh /.post-install 2>/dev/null || fail "the package's scripts"
 rc() { rc-service --nodeps tidegate "$@"; }
-pid() { busybox pgrep -f '^/usr/bin/tidegate run' | head -1; }
+pid() { grep -lsz '^/usr/bin/tidegate$' /proc/[0-9]*/cmdline | cut -d/ -f3 | while read -r p; do grep -qsz '^run$' "/proc/$p/cmdline" && [ "$(readlink "/proc/$p/exe")" = /usr/bin/tidegate ] && echo "$p" && break; done; }
 ready() { [ "$(tidegate health 2>/dev/null)" = ready ]; }
 rc start >/tmp/rc.log 2>&1 || fail "start: $(cat /tmp/rc.log)"
 until_true 20 ready || fail "not ready: $(cat /tmp/rc.log)"
