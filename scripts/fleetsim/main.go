@@ -221,33 +221,46 @@ func (s *sim) stages(ctx context.Context, reg *fleet.Registry, tide *fleet.Publi
 	return ctx.Err()
 }
 
-// judge compares what was acknowledged with what is stored.
+// judge compares what was acknowledged with what is stored, as soon as what is on its way is.
 func (s *sim) judge(place string) error {
-	time.Sleep(2 * time.Second) // what is on its way is committed
 	store, err := fleet.OpenStore(context.Background(), place, fleet.BatchOnly)
 	if err != nil {
 		return err
 	}
 	defer store.Close() //nolint:errcheck // only read
-	stored, devices, current := int64(0), 0, 0
-	for _, err := range store.Batches(context.Background(), fleet.Filter{}) {
+	for began := time.Now(); ; time.Sleep(500 * time.Millisecond) {
+		stored, devices, current, err := s.stored(store)
 		if err != nil {
 			return err
 		}
-		stored++
+		fits := devices == s.n && current == s.n && stored >= s.acked.Load() && stored <= s.sent.Load()
+		if !fits && time.Since(began) < time.Minute {
+			continue
+		}
+		fmt.Printf("stored: %d of %d batches sent, states of %d devices, %d of them with the bundle\n", stored, s.sent.Load(), devices, current)
+		if !fits {
+			return fmt.Errorf("%d batches were acknowledged and %d sent; what is stored does not fit", s.acked.Load(), s.sent.Load())
+		}
+		return nil
+	}
+}
+
+// stored counts batches, devices, and the devices that have the bundle.
+func (s *sim) stored(store fleet.Store) (batches int64, devices, current int, err error) {
+	for _, err := range store.Batches(context.Background(), fleet.Filter{}) {
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		batches++
 	}
 	for d, err := range store.Devices(context.Background()) {
 		if err != nil {
-			return err
+			return 0, 0, 0, err
 		}
 		devices++
 		if d.Seq == 1 {
 			current++
 		}
 	}
-	fmt.Printf("stored: %d of %d batches sent, states of %d devices, %d of them with the bundle\n", stored, s.sent.Load(), devices, current)
-	if devices != s.n || current != s.n || stored < s.acked.Load() || stored > s.sent.Load() {
-		return fmt.Errorf("%d batches were acknowledged and %d sent; what is stored does not fit", s.acked.Load(), s.sent.Load())
-	}
-	return nil
+	return batches, devices, current, nil
 }
