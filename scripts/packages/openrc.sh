@@ -46,7 +46,7 @@ kill -9 "$first"
 until_true 30 other || fail "a killed process was not replaced"
 first=$(pid)
 kill -STOP "$first"
-until_true 60 other || fail "a hung process was not replaced"
+until_true 90 other || fail "a hung process was not replaced"
 rc stop >/tmp/rc.log 2>&1 || fail "stop: $(cat /tmp/rc.log)"
 [ -z "$(pid)" ] || fail "it runs after the stop"
 [ -e /var/lib/tidegate/state.db ] || fail "no state"
