@@ -80,8 +80,8 @@ mkdir "$w/x"
 tar -C "$w/x" -xzf "$w"/one/tidegate_1.0.0_amd64.ipk
 mkdir "$w/x/c" && tar -C "$w/x/c" -xzf "$w/x/control.tar.gz" && tar -C "$w/ipk" -xzf "$w/x/data.tar.gz"
 [ "$(cat "$w/x/debian-binary")" = 2.0 ] && grep -qx 'Package: tidegate' "$w/x/c/control" || fail "ipk: $(cat "$w/x/c/control")"
-for f in preinst postinst prerm; do chroot "$w/ipk" /bin/busybox sh -n /dev/stdin <"$w/x/c/$f" || fail "ipk: $f"; done
-cp "$w/x/c/preinst" scripts/packages/procd.sh "$w/ipk/tmp/"
+cp "$w"/x/c/{preinst,postinst,prerm} scripts/packages/procd.sh "$w/ipk/tmp/"
+for f in preinst postinst prerm; do chroot "$w/ipk" /bin/busybox sh -n "/tmp/$f" || fail "ipk: $f"; done
 IPKG_INSTROOT=/nowhere sh "$w/x/c/postinst" || fail "ipk: postinst while an image is built"
 chroot "$w/ipk" /bin/busybox sh /tmp/preinst || fail "ipk: preinst on its machine"
 sed 's/x86_64/armv5tel/' "$w/x/c/preinst" >"$w/ipk/tmp/preinst"
