@@ -45,6 +45,7 @@ func sampleDevice(t *testing.T, name string, change func(*policy.Set)) (*devicet
 // TestSamplesOfWSO2 runs every sample document of WSO2's microgateway and compares what a client sees with
 // what that product documents for its extensions.
 func TestSamplesOfWSO2(t *testing.T) {
+	shared(t) // not here: nothing to run
 	const pet = "https://petstore.swagger.io/v2"
 	token := func(d *devicetest.Device, scope string) []string {
 		return []string{"Authorization", "Bearer " + d.Fleet.Token(t, map[string]any{"scope": scope})}
@@ -64,13 +65,13 @@ func TestSamplesOfWSO2(t *testing.T) {
 		seen++
 		t.Run(name, fn)
 	}
-	run("petstore_basic", func(*testing.T) { // x-wso2-basePath, x-wso2-production-endpoints; secured unless it says otherwise
+	run("petstore_basic", func(t *testing.T) { // x-wso2-basePath, x-wso2-production-endpoints; secured unless it says otherwise
 		d, _ := sampleDevice(t, "petstore_basic.yaml", nil)
 		expect("base path", get(d, "/petstore/v1/pet/7", token(d, "")...), 200, pet+" GET /pet/7")
 		expect("no token", get(d, "/petstore/v1/pet/7"), 401, wsMissing)
 		expect("path of the server", get(d, "/v2/pet/7", token(d, "")...), 404, wsNotFound)
 	})
-	run("petstore_swagger3", func(*testing.T) { // no extension: the first server is base path and backend
+	run("petstore_swagger3", func(t *testing.T) { // no extension: the first server is base path and backend
 		base := ""
 		d, calls := sampleDevice(t, "petstore_swagger3.yaml", func(set *policy.Set) { base = set.APIs[0].BasePath })
 		var backend string
@@ -81,7 +82,7 @@ func TestSamplesOfWSO2(t *testing.T) {
 		expect("another scope", get(d, base+"/pet/findByTags?tags=a", token(d, "other")...), 403, wsScope)
 		expect("no token", get(d, base+"/pet/findByTags?tags=a"), 401, wsMissing)
 	})
-	run("cors_sample", func(*testing.T) {
+	run("cors_sample", func(t *testing.T) {
 		d, _ := sampleDevice(t, "cors_sample.yaml", nil)
 		c := direct(t)
 		a := say(t, c, "OPTIONS", d.URL("/petstore/v1/pet/7"), "", "Origin: test.com", "Access-Control-Request-Method: GET")
@@ -97,7 +98,7 @@ func TestSamplesOfWSO2(t *testing.T) {
 			t.Errorf("call: got %d %v", a.status, a.header)
 		}
 	})
-	run("endpoint_by_reference_sample", func(*testing.T) {
+	run("endpoint_by_reference_sample", func(t *testing.T) {
 		d, calls := sampleDevice(t, "endpoint_by_reference_sample.yaml", nil)
 		for range 4 {
 			a := get(d, "/petstore/v1/pet/findByStatus?status=sold", token(d, "")...)
@@ -114,7 +115,7 @@ func TestSamplesOfWSO2(t *testing.T) {
 			}
 		}
 	})
-	run("per_resource_endpoint", func(*testing.T) { // the endpoint of an operation wins over that of the API
+	run("per_resource_endpoint", func(t *testing.T) { // the endpoint of an operation wins over that of the API
 		d, calls := sampleDevice(t, "per_resource_endpoint.yaml", nil)
 		const own, list = "http://www.mocky.io/v2/5cd28b9a310000bf293397f9", "http://www.mocky.io/v2/5cd28cd73100008628339802"
 		for range 2 {
@@ -127,7 +128,7 @@ func TestSamplesOfWSO2(t *testing.T) {
 			t.Errorf("calls: %d, %d, %d", calls[own].Load(), calls[list].Load(), calls[pet].Load())
 		}
 	})
-	run("policies_sample", func(*testing.T) { // the plan of the API counts all operations, that of the operation is ignored
+	run("policies_sample", func(t *testing.T) { // the plan of the API counts all operations, that of the operation is ignored
 		d, _ := sampleDevice(t, "policies_sample.yaml", func(set *policy.Set) {
 			set.APIs[0].Plan = "10kPerMin" // the sample's file of plans is not here: 3 calls stand for it
 			set.Plans = []policy.Plan{{Kind: policy.ResourcePlan, Name: "10kPerMin", Limit: policy.Limit{Count: 3, Window: 365 * 24 * 3600e9}}}
@@ -144,7 +145,7 @@ func TestSamplesOfWSO2(t *testing.T) {
 			t.Error("no Retry-After")
 		}
 	})
-	run("security_sample", func(*testing.T) { // scopes of the operation: one of them is enough
+	run("security_sample", func(t *testing.T) { // scopes of the operation: one of them is enough
 		d, _ := sampleDevice(t, "security_sample.yaml", nil)
 		for scope, want := range map[string]int{"read": 200, "write": 200, "admin": 403, "": 403} {
 			if a := get(d, "/petstore/v1/pet/7", token(d, scope)...); a.status != want {
