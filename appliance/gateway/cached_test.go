@@ -92,14 +92,16 @@ func TestCallsForTheSameAnswerAreOneCall(t *testing.T) {
 		if want := map[bool]int{true: 1}[tt.path == "fails"]; failed != want {
 			t.Errorf("%s: %d calls failed, want %d", tt.name, failed, want)
 		}
-		if n := calls.Load(); n != tt.calls {
-			t.Errorf("%s: the backend got %d calls, want %d", tt.name, n, tt.calls)
+		made := calls.Load()
+		// After a failure each asks by itself, unless the answer to another is stored by then.
+		if few := tt.path == "fails" && made >= 2 && made < tt.calls; made != tt.calls && !few {
+			t.Errorf("%s: the backend got %d calls, want %d", tt.name, made, tt.calls)
 		}
 		collapsed := g.Responses().Collapsed
 		for range crowd {
 			ask(g, newExchange("GET", "/a/x/"+tt.path, "Accept-Language", "en"))
 		}
-		if n := calls.Load() - tt.calls; n != tt.again || g.Responses().Collapsed != collapsed {
+		if n := calls.Load() - made; n != tt.again || g.Responses().Collapsed != collapsed {
 			t.Errorf("%s: afterwards %d calls, %d waited; want %d, 0", tt.name, n, g.Responses().Collapsed-collapsed, tt.again)
 		}
 	}
