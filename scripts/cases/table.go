@@ -126,7 +126,7 @@ var Cases = []Case{
 	{ID: "G9", What: "ext4 and every other file system not on the list", Expect: "`E_MEDIA_FS`"},
 	{
 		ID: "G10", What: "fuzzed FAT images", Expect: "our process lives",
-		Elsewhere: "Mounting a damaged image tests the kernel's driver and may take the kernel down: it belongs into a virtual machine. What our process meets is errors of calls, shown by G1, G2 and G4.",
+		Elsewhere: "In `scripts/image.sh sticks`: twenty FATs cut up by chance, put into a running flash image in QEMU. What our process meets is errors of calls, shown by G1, G2 and G4 as well.",
 	},
 	{ID: "G12", What: "failed bundle still on the stick", Expect: "its word, hint `--retry`"},
 	{ID: "G13", What: "two sticks, re-insert during a trial", Expect: "`E_BUSY`, then in the order of arrival"},
@@ -156,7 +156,7 @@ var Cases = []Case{
 	{ID: "I10", What: "ENOSPC, EIO at a commit", Expect: "no confirmation, serves"},
 	{
 		ID: "I11", What: "1,000 cuts by relay", Expect: "0 lost, 0 wrong counters",
-		Elsewhere: "Needs a rig with a relay. Nearest here: `scripts/crash`, lost and torn writes of a real disk under load, and I7.",
+		Elsewhere: "Needs a rig with a relay. Nearest here: `scripts/crash`, lost and torn writes of a real disk under load, `scripts/image.sh cuts`, the writes of a flash image replayed up to random moments, and I7.",
 	},
 	{ID: "I12", What: "Ctrl-C, SIGTERM in `apply`", Expect: "running it again works"},
 	{ID: "I15", What: "rot in the bundle that serves", Expect: "alarm, repaired by inserting it again"},
