@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"tidegate/policy/refusal"
@@ -18,6 +19,7 @@ import (
 
 // A fakeMachine has two places and a boot loader, in memory.
 type fakeMachine struct {
+	mu      sync.Mutex // of all below: the desk decides while tests look
 	boot    Boot
 	choices []Choice
 	content string // of what was installed: about, root, kernel
@@ -32,9 +34,22 @@ func newMachine() *fakeMachine {
 	return &fakeMachine{boot: Boot{Running: "A", Good: "A", Next: "A", Back: "none"}}
 }
 
-func (m *fakeMachine) Boot(context.Context) (Boot, error) { return m.boot, m.unread }
+func (m *fakeMachine) Boot(context.Context) (Boot, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.boot, m.unread
+}
+
+// fail makes decisions fail from now on; nil: not any more.
+func (m *fakeMachine) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.decide = err
+}
 
 func (m *fakeMachine) Install(_ context.Context, i SystemImage) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.install != nil {
 		return "", m.install
 	}
@@ -55,6 +70,8 @@ func (m *fakeMachine) Install(_ context.Context, i SystemImage) (string, error) 
 }
 
 func (m *fakeMachine) Decide(ctx context.Context, c Choice) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := errors.Join(m.decide, ctx.Err()); err != nil {
 		return err
 	}
@@ -74,6 +91,8 @@ func (m *fakeMachine) Decide(ctx context.Context, c Choice) error {
 }
 
 func (m *fakeMachine) verbs() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	var all []string
 	for _, c := range m.choices {
 		all = append(all, c.Verb)

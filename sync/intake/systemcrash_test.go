@@ -100,14 +100,14 @@ func TestASystemThatCrashedIsGivenUpOnceTheBootLoaderIsTold(t *testing.T) {
 	machined(t, func(t *testing.T, w *world) {
 		w.put(w.bundle(1, attempted(1)))
 		w.reboot(onB)
-		w.mach.decide = errBroken
+		w.mach.fail(errBroken)
 		w.restart()
 		w.run()
 		pass(5 * time.Minute)
 		if st := w.desk.Status(); st.Trial == nil || st.Alarms[refusal.Store] == "" || w.systemSeq() != 0 {
 			t.Errorf("trial %+v, alarms %v, confirmed %d", st.Trial, st.Alarms, w.systemSeq())
 		}
-		w.mach.decide = nil
+		w.mach.fail(nil)
 		pass(roundEvery)
 		if got := w.mach.verbs(); got != "try hold give-up" || w.desk.Status().Trial != nil {
 			t.Errorf("decided %q", got)
