@@ -2,7 +2,7 @@
 # End-to-end runs with real parts. Each run is a script of its own that installs what it needs,
 # uses loopback addresses or network namespaces of its own, and ends what it starts.
 #   scripts/e2e.sh            all runs
-#   scripts/e2e.sh kill mqtt  only these
+#   scripts/e2e.sh kill mqtt  only these; image-quick is the part of image that boots and serves
 # A run that this machine cannot do prints "skipped: NAME: reason" and counts as neither.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +30,8 @@ run kill kill_loop
 for script in docs mqtt browser crash container helm nspawn packages qemu-user image; do
 	if [ -x "scripts/$script.sh" ]; then run "$script" "scripts/$script.sh"; fi
 done
+# The part of image that boots and serves, for who asks for it: without names, image has run it.
+[ ${#only[@]} = 0 ] || run image-quick scripts/image.sh quick
 echo
 echo "$passed passed, ${#failed[@]} failed"
 if [ ${#failed[@]} -gt 0 ]; then

@@ -25,6 +25,7 @@ fi
 . scripts/image/lib.sh
 . scripts/image/arm64.sh
 . scripts/image/boards.sh
+(cd packaging/image && go mod download github.com/gokrazy/kernel.arm64) || skip "the kernel, a Go module, cannot be fetched"
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(serve cuts fallback sticks boards)
 [ "${parts[0]}" != quick ] || parts=(serve)
