@@ -85,7 +85,7 @@ func run(args []string) error {
 		}
 	}
 	if args[0] == "count" {
-		fmt.Printf("%d shell blocks: %d are run here, %d by the script for installing, %d not:\n%s\n", here+named+len(skipped), here, named, len(skipped), strings.Join(skipped, "\n"))
+		fmt.Printf("%d shell blocks: %d are run here, %d by the scripts for installing, %d not:\n%s\n", here+named+len(skipped), here, named, len(skipped), strings.Join(skipped, "\n"))
 	}
 	return nil
 }
