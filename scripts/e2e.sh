@@ -27,7 +27,7 @@ kill_loop() { TIDEGATE_KILLS=${TIDEGATE_KILLS:-40} go test -count=1 -run 'Killed
 
 only=("$@")
 run kill kill_loop
-for script in docs mqtt browser crash container helm nspawn packages qemu-user image; do
+for script in docs mqtt browser crash container helm nspawn packages bad-input qemu-user image; do
 	if [ -x "scripts/$script.sh" ]; then run "$script" "scripts/$script.sh"; fi
 done
 # The part of image that boots and serves, for who asks for it: without names, image has run it.
