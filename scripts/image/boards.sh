@@ -77,7 +77,8 @@ part_boards() {
 	pi qemu-system-arm raspi0 "console=ttyAMA0,115200 $off" -kernel "$w/kernel" -initrd "$w/initrd" -dtb "$w/bcm2835-rpi-zero.dtb"
 	served "armv6 (Raspberry Pi Zero)"
 
-	card rpi3
+	card_as_pasted
+	ok "rpi3: docs/install.md as pasted"
 	looked_into rpi3 bootcode.bin start.elf start4.elf fixup.dat fixup4.dat config.txt u-boot.bin bcm2710-rpi-3-b.dtb bcm2711-rpi-4-b.dtb bcm2710-rpi-zero-2-w.dtb
 	loads rpi3 qemu-system-aarch64 raspi3b -kernel "$w/u-boot.bin" -dtb "$w/bcm2710-rpi-3-b.dtb"
 	slot_files "$w/card.img" >/dev/null

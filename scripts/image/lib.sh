@@ -48,6 +48,21 @@ card() {
 	mcopy -o -i "$w/card.img@@1M" "$w/root.tideroot" "$w/tidegate.toml" "$w/1.tide" ::
 }
 
+# card_as_pasted: the image of a Raspberry Pi 3 as the block of docs/install.md makes it, in a copy of the sources;
+# $w/card.img is in place of the card's device.
+card_as_pasted() {
+	mkdir "$w/here"
+	git ls-files -z | tar --null -T - -c | tar -C "$w/here" -x
+	cp "$w/root.tideroot" "$w/here/site.tideroot"
+	cp "$w/1.tide" "$w/here/site.tide"
+	cp "$w/tidegate.toml" "$w/here/"
+	scripts/docblock.sh docs/install.md image >"$w/block" || fail "docs/install.md has no block image"
+	rm -f "$w/card.img"
+	(cd "$w/here" && VERSION=1.0.0 CARD=$w/card.img quietly bash -euo pipefail "$w/block")
+	truncate -s 512M "$w/card.img" # a device does not end with what was written
+	rm -r "$w/here"
+}
+
 # stick IMAGE FILE…: a FAT stick with the files in its folder tide, on which things may go out.
 stick() {
 	local image=$1; shift
