@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The .deb under a real systemd: a container is booted with its own PID 1, and the packages are
-# installed, used, hung, starved, upgraded, refused and purged in it.
+# installed, used, hung, starved, upgraded, refused and purged in it. Then the .rpm and the program alone
+# are installed. What docs/install.md says about them is run as it stands there.
 #   scripts/nspawn.sh
 #
 # Needs root, systemd-container and mmdebstrap, and on first use a Debian mirror; it says
@@ -18,11 +19,11 @@ fi
 
 out=$PWD/out/nspawn
 mkdir -p "$out"
-base=$out/base.tar
+base=$out/base-rpm.tar
 if [ ! -s "$base" ]; then
 	fast=/dev/shm; [ -d $fast ] || fast=/tmp
 	TMPDIR=$fast mmdebstrap --mode=root --variant=minbase --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages none' \
-		--include=systemd,systemd-sysv,dbus,curl bookworm "$out/new-base.tar" >"$out/mmdebstrap.log" 2>&1 ||
+		--include=systemd,systemd-sysv,dbus,curl,rpm bookworm "$out/new-base.tar" >"$out/mmdebstrap.log" 2>&1 ||
 		{ tail -3 "$out/mmdebstrap.log"; skip "no Debian root file system can be made here"; }
 	mv "$out/new-base.tar" "$base"
 fi
@@ -30,13 +31,13 @@ fi
 # The packages: an old one that does not know today's form of the state, and two that follow.
 package() { # version variables…
 	local v=$1; shift
-	env VERSION="$v" COMMIT=test SOURCE_DATE_EPOCH=1795600000 ANY_GO=1 FORMATS=deb NAMES=tidegate OUT="$out/deb" "$@" scripts/package.sh amd64
+	env VERSION="$v" COMMIT=test SOURCE_DATE_EPOCH=1795600000 ANY_GO=1 FORMATS="${FORMATS:-deb}" NAMES=tidegate OUT="$out/deb" "$@" scripts/package.sh amd64
 }
 [ "$(go env GOARCH)" = amd64 ] || skip "the test is written for amd64"
 if [ "${KEEP:-}" != 1 ]; then # KEEP=1: those of the last run
 	rm -rf "$out/deb"
 	package 0.9.0 STATE_SCHEMA=0
-	package 1.0.0
+	FORMATS="deb rpm" package 1.0.0
 	package 1.1.0
 fi
 
@@ -80,7 +81,7 @@ cp -r examples/meters "$work/project"
 	bin/tidectl build project -o share/stick/two.tide --key release.key --root share/site.tideroot --seq 2 >/dev/null 2>&1
 	bin/tidectl trust show share/site.tideroot --json | sed -n 's/.*"fingerprint": *"\([0-9a-f]*\)".*/\1/p' >share/fingerprint
 )
-cp "$out"/deb/tidegate_*.deb scripts/nspawn/inside.sh scripts/docblock.sh docs/install.md "$work/bin/tidegate" "$work/share/"
+cp "$out"/deb/tidegate_*.{deb,rpm} scripts/nspawn/inside.sh scripts/docblock.sh docs/install.md "$work/bin/tidegate" "$work/share/"
 cp -r "$work/share" "$work/root/opt/tg"
 
 # On a host with version 1 control groups the container gets folders of its own, so that its

@@ -2,8 +2,10 @@
 # The packages that scripts/nspawn.sh does not install, as really as a Debian host lets them be tried.
 #   scripts/packages.sh
 #     .rpm   rpm's own program installs, upgrades, refuses and erases it in a root of its own
-#     .apk   its files and scripts under OpenRC: start, reload, respawn of a killed and a hung process, stop
-#     .ipk   its files and scripts; the procd script with a stand-in for rc.common that notes what it is told
+#     .apk   installed under OpenRC by the block of docs/install.md, with a stand-in for apk; then reload, respawn
+#            of a killed and a hung process, stop
+#     .ipk   installed by the block of docs/install.md, with stand-ins for opkg and for procd's rc.common that
+#            note what they are told
 #     .deb   lintian has nothing to say
 #
 # Needs root, mmdebstrap, rpm and lintian, which it installs, and a Debian mirror on first use.
@@ -64,28 +66,41 @@ in_rpm tidegate version | grep -q 1.1.0 || fail "the refused downgrade changed t
 if "${r[@]}" -i "$w"/old/tidegate_0.9.0_amd64.rpm >"$w/refused" 2>&1; then fail "an older package was put over the kept state"; fi
 ok ".rpm: installed, verified, upgraded with its state and configuration, downgrade refused, erased with the state kept"
 
+# block NAME ROOT PACKAGE: what docs/install.md says, and the package in the folder where it is pasted.
+block() {
+	scripts/docblock.sh docs/install.md "$1" >"$2/tmp/block" || exit 1
+	mkdir "$2/tmp/here" && cp "$3" "$2/tmp/here/"
+}
+
 # .apk under OpenRC
 root apk
-tar -C "$w/apk" --warning=no-unknown-keyword -xzf "$w"/one/tidegate_1.0.0_amd64.apk
-for f in .PKGINFO .pre-install .post-install .pre-deinstall .pre-upgrade .post-upgrade; do [ -s "$w/apk/$f" ] || fail "apk: no $f"; done
-for f in .pre-install .post-install .pre-deinstall .pre-upgrade .post-upgrade; do chroot "$w/apk" /bin/busybox sh -n "/$f" || fail "apk: $f"; done
-grep -qx 'pkgname = tidegate' "$w/apk/.PKGINFO" && grep -qx 'arch = x86_64' "$w/apk/.PKGINFO" || fail "apk: $(cat "$w/apk/.PKGINFO")"
+mkdir "$w/a"
+tar -C "$w/a" --warning=no-unknown-keyword -xzf "$w"/one/tidegate_1.0.0_amd64.apk
+for f in .pre-install .post-install .pre-deinstall .pre-upgrade .post-upgrade; do
+	[ -s "$w/a/$f" ] || fail "apk: no $f"
+	chroot "$w/apk" /bin/busybox sh -n <"$w/a/$f" || fail "apk: $f"
+done
+grep -qx 'pkgname = tidegate' "$w/a/.PKGINFO" && grep -qx 'arch = x86_64' "$w/a/.PKGINFO" || fail "apk: $(cat "$w/a/.PKGINFO")"
+block apk "$w/apk" "$w/one/tidegate_1.0.0_amd64.apk"
 cp scripts/packages/openrc.sh "$w/apk/tmp/"
+cp scripts/packages/apk.sh "$w/apk/usr/sbin/apk"
 unshare -m -p -n -f --kill-child --propagation private chroot "$w/apk" /bin/bash /tmp/openrc.sh || fail "OpenRC"
-ok ".apk: OpenRC starts it as its own user, reloads, replaces a killed and a hung process, stops"
+ok ".apk: docs/install.md as pasted; OpenRC starts it as its own user, reloads, replaces a killed and a hung process, stops"
 
 # .ipk and procd
 root ipk
 mkdir "$w/x"
 tar -C "$w/x" -xzf "$w"/one/tidegate_1.0.0_amd64.ipk
-mkdir "$w/x/c" && tar -C "$w/x/c" -xzf "$w/x/control.tar.gz" && tar -C "$w/ipk" -xzf "$w/x/data.tar.gz"
+mkdir "$w/x/c" && tar -C "$w/x/c" -xzf "$w/x/control.tar.gz"
 [ "$(cat "$w/x/debian-binary")" = 2.0 ] && grep -qx 'Package: tidegate' "$w/x/c/control" || fail "ipk: $(cat "$w/x/c/control")"
 cp "$w"/x/c/{preinst,postinst,prerm} scripts/packages/procd.sh "$w/ipk/tmp/"
 for f in preinst postinst prerm; do chroot "$w/ipk" /bin/busybox sh -n "/tmp/$f" || fail "ipk: $f"; done
 IPKG_INSTROOT=/nowhere sh "$w/x/c/postinst" || fail "ipk: postinst while an image is built"
-chroot "$w/ipk" /bin/busybox sh /tmp/preinst || fail "ipk: preinst on its machine"
 sed 's/x86_64/armv5tel/' "$w/x/c/preinst" >"$w/ipk/tmp/preinst"
 if chroot "$w/ipk" /bin/busybox sh /tmp/preinst 2>"$w/refused"; then fail "ipk: a package for another machine was taken"; fi
 grep -q 'this package is for armv5tel, and this machine is x86_64' "$w/refused" || fail "ipk: $(cat "$w/refused")"
-chroot "$w/ipk" /bin/busybox sh /tmp/procd.sh || fail "procd"
-ok ".ipk: refuses another machine; the procd script asks for its user, the command, respawn without end, reload by HUP"
+block ipk "$w/ipk" "$w/one/tidegate_1.0.0_amd64.ipk"
+cp scripts/packages/opkg.sh "$w/ipk/usr/bin/opkg"
+cp scripts/packages/rc.common "$w/ipk/etc/rc.common"
+chroot "$w/ipk" /bin/busybox sh /tmp/procd.sh || fail "docs/install.md: ipk"
+ok ".ipk: docs/install.md as pasted; refuses another machine; the procd script asks for its user, the command, respawn without end, reload by HUP"

@@ -155,6 +155,18 @@ left=$(find /etc /usr /var/lib -name '*tidegate*' ! -path '*/info/*' ! -path '/v
 systemctl cat tidegate >/dev/null 2>&1 && fail "the unit is still known"
 ok "purge leaves nothing"
 
+# The .rpm, by rpm's own program: told that this is Debian, whose own packages rpm does not know
+hash -r
+rpm() { command rpm --force-debian --nodeps "$@"; }
+block rpm
+until_true 20 answers http://127.0.0.1:9090/health 200 || fail "the .rpm does not serve"
+[ "$(systemctl is-active tidegate) $(systemctl is-enabled tidegate)" = "active enabled" ] && [ "$(tidegate health)" = ready ] || fail "after rpm -i: $(systemctl status tidegate --no-pager)"
+rpm -e tidegate >rpm.log 2>&1 || { cat rpm.log; fail "rpm -e"; }
+[ -e /var/lib/private/tidegate/state.db ] || fail "rpm -e took the state"
+answers http://127.0.0.1:9090/health 000 || fail "serves after rpm -e"
+ok ".rpm: installed, enabled, ready; erased with the state kept"
+rm -rf /var/lib/private/tidegate /var/lib/tidegate /var/lib/tidegate.schema /etc/tidegate && systemctl daemon-reload
+
 # Without a package: the program alone
 hash -r
 [ "$(./tidegate service status)" = "not installed" ] || fail "status before: $(./tidegate service status)"

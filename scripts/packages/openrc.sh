@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs inside the root of scripts/packages.sh: the OpenRC script of the .apk.
+# Runs inside the root of scripts/packages.sh: the block of docs/install.md for Alpine, and the OpenRC script of
+# the .apk.
 set -u
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 fail() { echo "FAILED: $*" >&2; cat /var/log/* 2>/dev/null | tail -20 >&2; exit 1; }
@@ -28,11 +29,16 @@ exec useradd -r -M -d "$home" -s "$shell" -g "$group" -c "$name" "$1"
 T
 chmod 755 /usr/sbin/addgroup /usr/sbin/adduser
 printf '\nrc_cgroup_mode="none"\n' >>/etc/rc.conf
-sed -i 's/^healthcheck_delay=.*/healthcheck_delay=3/; s/^healthcheck_timer=.*/healthcheck_timer=2/' /etc/init.d/tidegate
-/bin/busybox sh /.pre-install && /bin/busybox sh /.post-install 2>/dev/null || fail "the package's scripts"
+ln -s /etc/init.d/localmount /run/openrc/started/localmount # as on a machine that has booted
+(cd /tmp/here && set -e && . /tmp/block) >/tmp/rc.log 2>&1 || fail "docs/install.md: apk: $(cat /tmp/rc.log)"
+[ -e /etc/runlevels/default/tidegate ] || fail "it is not started at boot"
 rc() { rc-service --nodeps tidegate "$@"; }
 pid() { grep -lsz '^/usr/bin/tidegate$' /proc/[0-9]*/cmdline | cut -d/ -f3 | while read -r p; do grep -qsz '^run$' "/proc/$p/cmdline" && [ "$(readlink "/proc/$p/exe")" = /usr/bin/tidegate ] && echo "$p" && break; done; }
 ready() { [ "$(tidegate health 2>/dev/null)" = ready ]; }
+until_true 20 ready || fail "not ready: $(cat /tmp/rc.log)"
+# The rest with shorter times for the check of its health.
+rc stop >/tmp/rc.log 2>&1 || fail "stop: $(cat /tmp/rc.log)"
+sed -i 's/^healthcheck_delay=.*/healthcheck_delay=3/; s/^healthcheck_timer=.*/healthcheck_timer=2/' /etc/init.d/tidegate
 rc start >/tmp/rc.log 2>&1 || fail "start: $(cat /tmp/rc.log)"
 until_true 20 ready || fail "not ready: $(cat /tmp/rc.log)"
 first=$(pid)
