@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The container image for amd64, arm64 and arm/v7, as an OCI folder in dist/container, and a run of it:
-# read-only, without capabilities or a network, in 256 MiB.
+# read-only, without capabilities or a network, in 256 MiB. Then the blocks of docs/install.md, as they stand there.
 #   scripts/container.sh
 #
 #   VERSION, COMMIT, SOURCE_DATE_EPOCH   as the Makefile sets them: the same commit gives the same digest
@@ -75,4 +75,27 @@ after=$(pod exec $name /usr/bin/tidegate status --json 2>/dev/null | sed -n 's/.
 [ -n "$before" ] && [ "$before" = "$after" ] || { echo "FAILED: the device was $before and is $after"; exit 1; }
 pod stop -t 20 $name >/dev/null
 [ "$(pod inspect -f '{{.State.ExitCode}}' $name)" = 0 ] || { echo "FAILED: exit code $(pod inspect -f '{{.State.ExitCode}}' $name)"; exit 1; }
+pod rm -f -t 0 $name >/dev/null 2>&1
 echo "ok   runs read-only without capabilities in 256 MiB, keeps its keys, ends cleanly"
+
+# The blocks of docs/install.md. "make container" is what was done above; podman keeps to the folder of this run, and
+# asks for no limit that this machine may not give.
+here=$t/here
+mkdir -p "$here/bin"
+ln -s "$PWD/dist" "$PWD/packaging" "$PWD/examples" "$here/"
+CGO_ENABLED=0 go build -o "$here/bin/" ./cmd/tidectl
+printf '#!/bin/sh\n[ "$*" = container ]\n' >"$here/bin/make"
+cat >"$here/bin/podman" <<S
+#!/usr/bin/env bash
+args=()
+while [ \$# -gt 0 ]; do
+	case \$1 in --ulimit) shift ;; *) args+=("\$1") ;; esac
+	shift
+done
+exec $(command -v podman) --storage-driver vfs --root "$t/pstore" --runroot "$t/prun" --cgroup-manager cgroupfs "\${args[@]}"
+S
+chmod 755 "$here/bin/"*
+printf '[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n' >"$t/containers.conf"
+for b in container compose; do scripts/docblock.sh docs/install.md $b >"$here/block-$b"; done
+command -v podman-compose >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends podman-compose >/dev/null || true
+CONTAINERS_CONF=$t/containers.conf unshare -m -n --propagation private scripts/container/pasted.sh "$here"
