@@ -29,7 +29,8 @@ exec useradd -r -M -d "$home" -s "$shell" -g "$group" -c "$name" "$1"
 T
 chmod 755 /usr/sbin/addgroup /usr/sbin/adduser
 printf '\nrc_cgroup_mode="none"\n' >>/etc/rc.conf
-ln -s /etc/init.d/localmount /run/openrc/started/localmount # as on a machine that has booted
+# Alpine's localmount, which Debian's OpenRC does not have
+printf '#!/sbin/openrc-run\nstart() { :; }\n' >/etc/init.d/localmount && chmod 755 /etc/init.d/localmount
 (cd /tmp/here && set -e && . /tmp/block) >/tmp/rc.log 2>&1 || fail "docs/install.md: apk: $(cat /tmp/rc.log)"
 [ -e /etc/runlevels/default/tidegate ] || fail "it is not started at boot"
 rc() { rc-service --nodeps tidegate "$@"; }
