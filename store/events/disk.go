@@ -207,7 +207,8 @@ func (l *Log) mend(ctx context.Context, err error) error {
 
 // replace starts anew with an empty file. old is what was known of the one before it, nil
 // when nothing is; all of it is declared lost, under the old epochs, and its loss records
-// are kept where they can be read. Parcels in memory stay and go into the new file.
+// are kept where they can be read, and so is how much was lost. Parcels in memory stay and go into
+// the new file.
 func (l *Log) replace(old *state) error {
 	l.disk.begun = false
 	var losses []Loss
@@ -232,6 +233,9 @@ func (l *Log) replace(old *state) error {
 			return c.finish()
 		}
 		fresh.Loss, fresh.Losses, fresh.Wrote = old.Loss, uint64(len(losses)), old.Wrote
+		for p, class := range old.Classes { // what was lost goes on being counted
+			fresh.Classes[p].Lost = class.Lost
+		}
 		for i := range losses {
 			if err := putLoss(tx, &losses[i]); err != nil {
 				return err

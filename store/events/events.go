@@ -103,6 +103,6 @@ type ClassStatus struct {
 	Count  int    // batches in the file
 	Calls  uint64 // calls in them
 	Bytes  int64
-	Lost   map[Reason]uint64 // calls lost in this epoch, as far as their number is known
+	Lost   map[Reason]uint64 // calls lost, as far as their number is known
 	Oldest time.Time         // start of the oldest batch; zero: none
 }

@@ -56,7 +56,7 @@ type classState struct {
 	Count uint64    // batches in the file
 	Calls uint64    // calls in them
 	Bytes uint64    // whole pages, as counted by pages
-	Lost  [5]uint64 // calls by reason, in this epoch, in the order of batch.Reasons
+	Lost  [5]uint64 // calls by reason, in the order of batch.Reasons
 }
 
 const stateVersion = 1

@@ -76,7 +76,7 @@ type Header struct {
 	Count  int           // events or roll-ups
 	Calls  uint64        // calls they stand for
 	Codec  Codec
-	Lost   uint64   // calls lost so far in this epoch
+	Lost   uint64   // calls lost so far, as far as known; it goes on when an epoch ends
 	Sum    [32]byte // SHA-256 of the body
 }
 
