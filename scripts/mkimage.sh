@@ -87,7 +87,7 @@ gzip -9nc "$t/data" >"$sys/usr/lib/tideinit/data.img.gz"
 find "$sys" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 # The time stamps are set above; mksquashfs takes the environment's as an error beside its own option.
 env -u SOURCE_DATE_EPOCH mksquashfs "$sys" "$t/sq" -comp gzip -noappend -quiet -no-progress -all-root -no-xattrs \
-	-mkfs-time "$SOURCE_DATE_EPOCH" -p 'dev/console c 600 0 0 5 1' >/dev/null
+	-mkfs-time "$SOURCE_DATE_EPOCH" -all-time "$SOURCE_DATE_EPOCH" -p 'dev/console c 600 0 0 5 1' >/dev/null
 
 # The kernel; on 32 bit behind an initramfs of its modules and the same first process.
 sectors() { echo $((($(stat -c %s "$1") + 511) / 512)); }
