@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"tidegate/platform/clock"
 	"tidegate/sync/fleet"
 	"tidegate/sync/intake"
@@ -119,7 +120,8 @@ func TestResultsAreSentUntilTheyAreStored(t *testing.T) {
 		w.publish(nil, w.bundle(1, 1000))
 		w.start(nil)
 		w.until("confirmed", 10*time.Minute, func() bool { return w.seq() == 1 })
-		w.stop() // before anybody stored the result
+		synctest.Wait() // the result is kept
+		w.stop()        // before anybody stored it
 		w.start(nil)
 		l := &ledger{Store: w.store}
 		w.collect(func(o *fleet.CollectorOptions) { o.Store = l })
